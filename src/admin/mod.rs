@@ -1,0 +1,63 @@
+//! What operators look at: health, metrics, the JSON API and the page.
+
+mod api;
+mod assets;
+pub mod metrics;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::config::Plan;
+use crate::metrics::WorkerMetrics;
+use crate::signal::api::Handle;
+use crate::signal::auth::Gate;
+
+/// Version and commit of this binary.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("DISTRIBUTARY_COMMIT"), ")");
+
+/// What the handlers look at.
+pub struct Views {
+    handle: Handle,
+    gate: Gate,
+    workers: Vec<metrics::Table>,
+    started: SystemTime,
+}
+
+impl Views {
+    /// `tables`: one for each worker, then one for the thread of handshakes.
+    pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
+        let label = |index: usize| if index < plan.workers { index.to_string() } else { "handshakes".to_owned() };
+        let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
+        Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now() })
+    }
+}
+
+pub fn routes(views: Arc<Views>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
+        .route("/api/v1/rooms", get(api::rooms))
+        .route("/api/v1/rooms/{room}", get(api::room))
+        .with_state(views)
+        .merge(assets::routes())
+}
+
+/// 503 tells a load balancer to send new sessions elsewhere; the running ones are served on.
+async fn ready(State(views): State<Arc<Views>>) -> Response {
+    match views.handle.ready() {
+        true => "ready\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n").into_response(),
+    }
+}
+
+async fn scrape(State(views): State<Arc<Views>>) -> Response {
+    let text = metrics::render(&views.workers, views.handle.gauges(), views.started);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}

@@ -1,0 +1,175 @@
+//! What the server is to do, decided and checked: the [`Plan`].
+//!
+//! Everything an operator can set is declared once, in `config/options.rs`; a file, the environment and flags are laid over
+//! the defaults there, and the result becomes a `Plan` that needs no further checking. A program that embeds the data plane
+//! without the feature `server` makes its `Plan` itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::rtp::config::Codec;
+
+#[cfg(feature = "server")]
+mod document;
+#[cfg(feature = "server")]
+mod load;
+#[cfg(feature = "server")]
+mod options;
+#[cfg(feature = "server")]
+mod resolve;
+#[cfg(feature = "server")]
+mod setting;
+
+#[cfg(feature = "server")]
+pub use document::print_default;
+#[cfg(feature = "server")]
+pub use load::{ConfigError, Sources};
+#[cfg(feature = "server")]
+pub use options::{OPTIONS, OptionSpec, Settings};
+
+/// Key and secret that `--dev` accepts, the ones LiveKit's tools use by default.
+pub const DEV_KEY: (&str, &str) = ("devkey", "secret");
+
+/// A server, planned.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Open on purpose: no token is needed.
+    pub dev: bool,
+    pub http_bind: SocketAddr,
+    pub tls: Option<TlsFiles>,
+    pub media_bind: SocketAddr,
+    /// 1 to [`crate::limits::WORKERS_MAX`].
+    pub workers: usize,
+    /// Core of each worker, in order. Empty: the workers are not pinned.
+    pub cores: Vec<usize>,
+    pub io: IoChoice,
+    /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
+    pub candidates: Vec<IpAddr>,
+    /// API key → secret, for access tokens. Empty only with `dev` off and no HTTP.
+    pub keys: Keys,
+    pub ice_servers: Vec<IceServer>,
+    /// 1 to [`crate::limits::SESSIONS_MAX`].
+    pub sessions_max: usize,
+    pub room_sessions_max: usize,
+    /// Codecs negotiated, never empty.
+    pub codecs: Vec<Codec>,
+    pub log: LogPlan,
+    /// What the operator should know about the plan, said once at the start.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Plan {
+    /// What `serve --dev` plans, but for one unpinned worker and ports that the kernel chooses: for tests and embedding.
+    fn default() -> Self {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        Plan {
+            dev: true,
+            http_bind: SocketAddr::new(loopback, 0),
+            tls: None,
+            media_bind: SocketAddr::new(loopback, 0),
+            workers: 1,
+            cores: Vec::new(),
+            io: IoChoice::Auto,
+            candidates: vec![loopback],
+            keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])),
+            ice_servers: Vec::new(),
+            sessions_max: crate::limits::SESSIONS_MAX,
+            room_sessions_max: crate::limits::ROOM_SESSIONS_MAX,
+            codecs: ALL_CODECS.to_vec(),
+            log: LogPlan::default(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What a plan has to know of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Cores this process may use.
+    pub cores: Vec<usize>,
+    /// Its addresses but for loopback and link-local ones.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// In the order in which `codecs` lists them by default.
+pub const ALL_CODECS: [Codec; 5] = [Codec::Vp8, Codec::H264, Codec::Vp9, Codec::Av1, Codec::Opus];
+
+/// PEM files of the HTTP server's certificate chain and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPlan {
+    pub format: LogFormat,
+    /// Level or filter directives of `tracing`.
+    pub level: String,
+}
+
+/// API keys and their secrets. Does not print the secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A STUN or TURN server that clients are told of by `Link` headers (RFC 9725 §4.6).
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct IceServer {
+    /// `stun:`, `stuns:`, `turn:` or `turns:` URLs (RFC 7064, RFC 7065).
+    pub urls: Vec<String>,
+    pub username: Option<String>,
+    pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer").field("urls", &self.urls).field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$help:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$help])* $variant,)* }
+
+        impl $name {
+            pub const NAMES: &'static [&'static str] = &[$($text,)*];
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+choice! {
+    /// The I/O backend of the workers.
+    IoChoice {
+        /// io_uring where the kernel has and allows what is needed, else the portable one.
+        #[default]
+        Auto = "auto",
+        /// io_uring, or no start.
+        Uring = "uring",
+        /// recvmmsg and GSO by `quinn-udp`.
+        Mmsg = "mmsg",
+    }
+}
+
+choice! {
+    LogFormat {
+        #[default]
+        Human = "human",
+        Json = "json",
+    }
+}

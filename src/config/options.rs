@@ -1,0 +1,126 @@
+//! Every option there is, declared once: the struct that holds it, its default, its range, its flag, its help. The parser,
+//! the command line and `config --print-default` are made from this table.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use toml::Value;
+
+use super::setting::Setting;
+use super::{ALL_CODECS, IceServer, IoChoice, Keys, LogFormat};
+use crate::limits;
+use crate::rtp::config::Codec;
+
+/// One option, its type erased.
+pub struct OptionSpec {
+    /// `section.key`, or `key` for one before the first section.
+    pub path: &'static str,
+    /// Its flag on the command line, without the dashes.
+    pub flag: Option<&'static str>,
+    pub help: &'static str,
+    /// What to show for an option that has no default, as TOML.
+    pub example: &'static str,
+    /// Completes the sentence "must be …".
+    pub wanted: fn() -> String,
+    /// Whether its flag may be given more than once.
+    pub list: bool,
+    pub from_text: fn(&str) -> Value,
+    /// False if the value is not what is wanted.
+    pub set: fn(&mut Settings, &Value) -> bool,
+    /// As TOML, None if there is nothing to write.
+    pub write: fn(&Settings) -> Option<String>,
+}
+
+impl OptionSpec {
+    pub fn find(path: &str) -> Option<&'static OptionSpec> {
+        OPTIONS.iter().find(|option| option.path == path)
+    }
+
+    /// Section and key. The section is empty for an option before the first one.
+    pub fn section_and_key(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+
+    /// Name of its environment variable: `DISTRIBUTARY_` and the path in capitals.
+    pub fn variable(&self) -> String {
+        format!("DISTRIBUTARY_{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+macro_rules! options {
+    ($($field:ident: $type:ty = $default:expr, $path:literal, $flag:expr, $range:expr, $example:literal, $help:literal;)*) => {
+        /// The value of every option.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings { $(#[doc = $help] pub $field: $type,)* }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Settings { $($field: $default,)* }
+            }
+        }
+
+        pub const OPTIONS: &[OptionSpec] = &[$(OptionSpec {
+            path: $path,
+            flag: $flag,
+            help: $help,
+            example: $example,
+            wanted: || <$type as Setting>::wanted($range),
+            list: <$type as Setting>::LIST,
+            from_text: <$type as Setting>::from_text,
+            set: |settings, value| match <$type as Setting>::read(value, $range) {
+                Some(value) => {
+                    settings.$field = value;
+                    true
+                }
+                None => false,
+            },
+            write: |settings| settings.$field.write(),
+        },)*];
+    };
+}
+
+const ANY: (i64, i64) = (0, 0);
+const PORT: (i64, i64) = (0, 65_535);
+
+options! {
+    bind: Option<IpAddr> = None, "bind", Some("bind"), ANY, "\"::\"",
+        "Address to listen on, for HTTP and for media. Default: 127.0.0.1 with --dev, else :: (all addresses of both families).";
+    http_bind: Option<IpAddr> = None, "http.bind", Some("http-bind"), ANY, "\"127.0.0.1\"",
+        "Address for HTTP alone, where it differs from bind.";
+    http_port: u16 = 7880, "http.port", Some("http-port"), PORT, "7880",
+        "TCP port of HTTP. 0: the kernel chooses.";
+    http_cert_file: Option<PathBuf> = None, "http.cert_file", Some("tls-cert"), ANY, "\"/etc/distributary/cert.pem\"",
+        "PEM file with the certificate chain; with key_file it turns HTTP into HTTPS.";
+    http_key_file: Option<PathBuf> = None, "http.key_file", Some("tls-key"), ANY, "\"/etc/distributary/key.pem\"",
+        "PEM file with the certificate's private key.";
+    media_bind: Option<IpAddr> = None, "media.bind", Some("media-bind"), ANY, "\"::\"",
+        "Address for media alone, where it differs from bind.";
+    media_port: u16 = 7882, "media.port", Some("media-port"), PORT, "7882",
+        "UDP port of media: one for all workers. 0: the kernel chooses.";
+    media_workers: usize = 0, "media.workers", Some("workers"), (0, limits::WORKERS_MAX as i64), "0",
+        "Worker threads. 0: all cores but one, at least one.";
+    media_cores: Vec<u16> = Vec::new(), "media.cores", Some("cores"), (0, 4095), "[1, 2, 3]",
+        "Cores to pin the workers to, one each. Empty: the last cores that the process may use.";
+    media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
+        "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
+    media_external_ips: Vec<IpAddr> = Vec::new(), "media.external_ips", Some("external-ip"), ANY, "[\"203.0.113.7\"]",
+        "Public addresses in front of a NAT that forwards the media port here. If set, local addresses are offered only if they are in media.addresses.";
+    media_addresses: Vec<IpAddr> = Vec::new(), "media.addresses", Some("address"), ANY, "[\"192.0.2.10\"]",
+        "Local addresses to offer to clients as ICE candidates. Empty: the address bound to, or all local ones.";
+    media_codecs: Vec<Codec> = ALL_CODECS.to_vec(), "media.codecs", Some("codecs"), ANY, "[\"VP8\", \"opus\"]",
+        "Codecs to negotiate.";
+    limits_sessions: usize = limits::SESSIONS_MAX, "limits.sessions", Some("sessions-max"), (1, limits::SESSIONS_MAX as i64), "1000",
+        "Sessions of the whole server; further joins get 503.";
+    limits_room_sessions: usize = limits::ROOM_SESSIONS_MAX, "limits.room_sessions", Some("room-sessions-max"),
+        (1, limits::SESSIONS_MAX as i64), "100",
+        "Sessions of one room; further joins get 503.";
+    ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,
+        "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
+        "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";
+    log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",
+        "Log lines for people, or one JSON object each.";
+    log_level: String = "info".into(), "log.level", Some("log-level"), ANY, "\"info\"",
+        "error, warn, info, debug or trace, or filter directives like info,distributary::signal=debug.";
+    keys: Keys = Keys::default(), "keys", None, ANY, "{ my-key = \"a secret of 32 bytes or more\" }",
+        "API keys and their secrets, for access tokens. Required without --dev. Make a secret with: openssl rand -hex 32";
+}

@@ -1,0 +1,212 @@
+//! From the values of all options to a plan: what depends on several of them, or on this machine.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::load::ConfigError;
+use super::options::Settings;
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, TlsFiles};
+use crate::limits;
+use crate::rtp::config::MediaKind;
+
+/// Checks what depends on more than one option and takes from the machine what is left open.
+pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, ConfigError> {
+    let mut warnings = Vec::new();
+    let keys = keys(settings, dev)?;
+    let bind = settings.bind.unwrap_or(if dev { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::UNSPECIFIED.into() });
+    let http_bind = SocketAddr::new(settings.http_bind.unwrap_or(bind), settings.http_port);
+    let media_bind = SocketAddr::new(settings.media_bind.unwrap_or(bind), settings.media_port);
+    let tls = tls(settings)?;
+    if dev && !http_bind.ip().is_loopback() {
+        warnings.push(format!("--dev with HTTP on {}: everybody who reaches it can publish and watch", http_bind.ip()));
+    }
+    if !dev && tls.is_none() && !http_bind.ip().is_loopback() {
+        warnings.push(
+            "HTTP without TLS: tokens go in the clear, and browsers give no camera to the page but on localhost. Set http.cert_file \
+             and http.key_file, or listen on 127.0.0.1 behind a proxy that does TLS"
+                .into(),
+        );
+    }
+    if settings.media_codecs.is_empty() {
+        return Err(ConfigError::Empty { key: "media.codecs", wanted: "at least one codec" });
+    }
+    if !settings.media_codecs.iter().any(|codec| codec.kind() == MediaKind::Audio) {
+        warnings.push("media.codecs has no audio codec: all audio is refused".into());
+    }
+    let (workers, cores) = workers(settings, &machine.cores, &mut warnings)?;
+    tracing_subscriber::EnvFilter::try_new(&settings.log_level)
+        .map_err(|error| ConfigError::BadFilter { value: settings.log_level.clone(), reason: error.to_string() })?;
+    Ok(Plan {
+        dev,
+        http_bind,
+        tls,
+        media_bind,
+        workers,
+        cores,
+        io: settings.media_io,
+        candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
+        keys,
+        ice_servers: settings.ice_servers.clone(),
+        sessions_max: settings.limits_sessions,
+        room_sessions_max: settings.limits_room_sessions.min(settings.limits_sessions),
+        codecs: settings.media_codecs.clone(),
+        log: LogPlan { format: settings.log_format, level: settings.log_level.clone() },
+        warnings,
+    })
+}
+
+fn keys(settings: &Settings, dev: bool) -> Result<Keys, ConfigError> {
+    let mut keys = settings.keys.clone();
+    if dev {
+        keys.0.entry(DEV_KEY.0.to_owned()).or_insert_with(|| DEV_KEY.1.to_owned());
+    } else if keys.0.is_empty() {
+        return Err(ConfigError::NoKeys);
+    }
+    Ok(keys)
+}
+
+fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
+    let readable = |key: &'static str, file: &PathBuf| {
+        File::open(file).map_err(|error| ConfigError::BadFile { key, file: file.clone(), reason: error.to_string() })
+    };
+    match (&settings.http_cert_file, &settings.http_key_file) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::HalfTls { missing: "http.key_file" }),
+        (None, Some(_)) => Err(ConfigError::HalfTls { missing: "http.cert_file" }),
+        (Some(cert), Some(key)) => {
+            readable("http.cert_file", cert)?;
+            readable("http.key_file", key)?;
+            Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() }))
+        }
+    }
+}
+
+/// How many workers, and on which cores. The first core is left to the slow path and the kernel's interrupts, which land
+/// there more often than elsewhere.
+fn workers(settings: &Settings, available: &[usize], warnings: &mut Vec<String>) -> Result<(usize, Vec<usize>), ConfigError> {
+    let wanted: Vec<usize> = settings.media_cores.iter().copied().map(usize::from).collect();
+    if let Some(core) = wanted.iter().find(|core| !available.contains(core)) {
+        return Err(ConfigError::CoreAbsent { core: *core, available: available.to_vec() });
+    }
+    let workers = match settings.media_workers {
+        0 if !wanted.is_empty() => wanted.len(),
+        0 => available.len().saturating_sub(1).max(1),
+        workers => workers,
+    };
+    let workers = workers.min(limits::WORKERS_MAX);
+    if !wanted.is_empty() {
+        return match wanted.len() == workers {
+            true => Ok((workers, wanted)),
+            false => Err(ConfigError::Cores { cores: wanted.len(), workers }),
+        };
+    }
+    if workers > available.len() {
+        warnings.push(format!("media.workers = {workers} is more than the {} cores there are: not pinned", available.len()));
+        return Ok((workers, Vec::new()));
+    }
+    let cores = available.iter().copied().skip(available.len() - workers).collect();
+    Ok((workers, cores))
+}
+
+/// Addresses to offer. Those that were configured, if any; else the one bound to; else all local ones.
+fn candidates(settings: &Settings, bind: IpAddr, local: &[IpAddr], warnings: &mut Vec<String>) -> Vec<IpAddr> {
+    let mut candidates: Vec<IpAddr> = Vec::new();
+    candidates.extend(settings.media_external_ips.iter().chain(&settings.media_addresses));
+    if candidates.is_empty() {
+        if bind.is_unspecified() {
+            let v4_only = bind.is_ipv4();
+            candidates.extend(local.iter().filter(|address| !v4_only || address.is_ipv4()));
+        } else {
+            candidates.push(bind);
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    candidates.retain(|address| !address.is_unspecified() && !address.is_multicast() && seen.insert(*address));
+    if candidates.is_empty() {
+        warnings.push("this machine has no address but loopback: only clients on it can connect".into());
+        candidates.push(Ipv4Addr::LOCALHOST.into());
+    }
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{IceServer, Sources};
+
+    /// What `plan` gives on a machine with four cores and two addresses.
+    fn plan(settings: &Settings, dev: bool) -> Result<Plan, ConfigError> {
+        super::plan(settings, dev, &machine())
+    }
+
+    fn machine() -> Machine {
+        Machine { cores: vec![0, 1, 2, 3], addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()] }
+    }
+
+    fn closed() -> Settings {
+        let mut settings = Settings::default();
+        settings.keys.0.insert("k".into(), "0123456789abcdef0123456789abcdef".into());
+        settings
+    }
+
+    #[test]
+    fn dev_is_open_on_loopback_and_nothing_else_starts_open() {
+        let dev = plan(&Settings::default(), true).unwrap();
+        assert_eq!(dev.http_bind.to_string(), "127.0.0.1:7880");
+        assert_eq!(dev.media_bind.to_string(), "127.0.0.1:7882");
+        assert_eq!(dev.candidates, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(dev.keys.0.get("devkey").map(String::as_str), Some("secret"));
+        assert!(dev.warnings.is_empty() && dev.workers == 3 && dev.cores == [1, 2, 3]);
+        assert!(matches!(plan(&Settings::default(), false), Err(ConfigError::NoKeys)));
+        let closed = plan(&closed(), false).unwrap();
+        assert_eq!(closed.http_bind.to_string(), "[::]:7880");
+        assert!(!closed.keys.0.contains_key("devkey") && closed.candidates == machine().addresses);
+        assert!(closed.warnings.iter().any(|warning| warning.contains("TLS")));
+    }
+
+    #[test]
+    fn what_depends_on_two_options_is_checked() {
+        let half = Settings { http_cert_file: Some("/dev/null".into()), ..closed() };
+        assert!(plan(&half, false).unwrap_err().to_string().starts_with("http.key_file is not set"));
+        let absent = Settings { http_key_file: Some("/nowhere/key.pem".into()), ..half };
+        assert!(plan(&absent, false).unwrap_err().to_string().contains("http.key_file = \"/nowhere/key.pem\""));
+        let cores = Settings { media_cores: vec![0], media_workers: 2, ..closed() };
+        assert!(matches!(plan(&cores, false), Err(ConfigError::Cores { cores: 1, workers: 2 })));
+        let cores = Settings { media_cores: vec![4000], ..closed() };
+        assert!(matches!(plan(&cores, false), Err(ConfigError::CoreAbsent { core: 4000, .. })));
+        let codecs = Settings { media_codecs: vec![], ..closed() };
+        assert!(matches!(plan(&codecs, false), Err(ConfigError::Empty { .. })));
+        let many = plan(&Settings { media_workers: 64, ..closed() }, false).unwrap();
+        assert!(many.workers == 64 && many.cores.is_empty() && many.warnings.iter().any(|warning| warning.contains("not pinned")));
+        let level = Settings { log_level: "a=b=c".into(), ..closed() };
+        assert!(plan(&level, false).unwrap_err().to_string().starts_with("log.level = \"a=b=c\""));
+    }
+
+    #[test]
+    fn configured_addresses_replace_local_ones() {
+        let external: IpAddr = "203.0.113.7".parse().unwrap();
+        let nat = Settings { media_external_ips: vec![external, external], ..closed() };
+        assert_eq!(plan(&nat, false).unwrap().candidates, [external]);
+        let v4 = Settings { media_bind: Some("0.0.0.0".parse().unwrap()), ..closed() };
+        assert_eq!(plan(&v4, false).unwrap().candidates, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        let bound = Settings { media_bind: Some("127.0.0.1".parse().unwrap()), ..closed() };
+        assert_eq!(plan(&bound, false).unwrap().candidates, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let mut settings = closed();
+        settings.ice_servers =
+            vec![IceServer { urls: vec!["turn:t".into()], username: Some("u".into()), credential: Some("hidden".into()) }];
+        let text = format!("{settings:?} {:?}", plan(&settings, false).unwrap());
+        assert!(!text.contains("hidden") && !text.contains("0123456789abcdef"), "{text}");
+    }
+
+    #[test]
+    fn variables_that_mean_nothing_are_mentioned() {
+        let mut sources = Sources { dev: true, ..Sources::default() };
+        sources.environment.insert("DISTRIBUTARY_MEDIA_PROT".into(), "1".into());
+        assert!(sources.plan(&machine()).unwrap().warnings[0].contains("DISTRIBUTARY_MEDIA_PROT"));
+    }
+}

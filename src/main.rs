@@ -1,0 +1,199 @@
+//! Starts and ends the server, and runs the small commands around it.
+//!
+//! Exit codes: 0 when all went well, 1 when the server could not start or failed, 2 for a mistake in the command line or the
+//! configuration.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use distributary::admin::{self, VERSION, Views};
+use distributary::cli::{Action, Cli, ServeArgs, TokenArgs};
+use distributary::config::{self, DEV_KEY, LogFormat, LogPlan, Machine, Plan, Sources};
+use distributary::signal::auth::{self, Claims, VideoGrants};
+use distributary::signal::http::{self, Listener, Services};
+use distributary::{doctor, io::probe, topology};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads for HTTP: few, because all it does is wait for the director.
+const HTTP_THREADS: usize = 2;
+/// After this a stop that hangs is cut short.
+const STOP_TIME_MAX: Duration = Duration::from_millis(900);
+
+/// What ends the process with a message.
+struct Fatal {
+    code: u8,
+    message: String,
+}
+
+impl Fatal {
+    fn usage(error: impl Display) -> Self {
+        Fatal { code: 2, message: error.to_string() }
+    }
+    fn failure(error: impl Display) -> Self {
+        Fatal { code: 1, message: error.to_string() }
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::from_environment() {
+        Action::Serve(arguments) => serve(arguments),
+        Action::CheckConfig(arguments) => check_config(arguments),
+        Action::Config(_) => {
+            print!("{}", config::print_default());
+            Ok(())
+        }
+        Action::Doctor => {
+            print!("{}", doctor::report());
+            Ok(())
+        }
+        Action::Token(arguments) => token(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal { code, message }) => {
+            eprintln!("distributary: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn plan(arguments: ServeArgs) -> Result<Plan, Fatal> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let machine = Machine { cores, addresses: probe::local_addresses() };
+    arguments.sources().plan(&machine).map_err(Fatal::usage)
+}
+
+fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
+    let plan = plan(arguments)?;
+    start_log(&plan.log)?;
+    // The port first: if the server is running already, nothing else has been touched.
+    let listener = Listener::bind(plan.http_bind).map_err(Fatal::failure)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::failure(format!("cannot start the HTTP threads: {error}")))?;
+    let running = topology::start(&plan).map_err(Fatal::failure)?;
+    announce(&plan, &listener, &running.summary);
+
+    let services = Services::new(&plan, running.handle.clone());
+    let views = Views::new(&plan, running.handle.clone(), running.metrics.clone());
+    let routes = http::finish(http::routes(services).merge(admin::routes(views)));
+    let stop_http = listener.stopper();
+    let served = runtime.block_on(async {
+        let asked = async {
+            stop_asked().await;
+            tracing::info!("stopping");
+            stop_watchdog();
+            stop_http();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            served = listener.serve(routes, plan.tls.as_ref()) => served,
+            () = asked => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    running.stop();
+    tracing::info!("stopped");
+    served.map_err(Fatal::failure)
+}
+
+/// Waits for Ctrl-C or the service manager's request.
+async fn stop_asked() {
+    let mut terminate = signal(SignalKind::terminate()).ok();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        Some(()) = async { terminate.as_mut()?.recv().await } => {}
+    }
+}
+
+/// A clean end is quick; one that hangs is still an end.
+fn stop_watchdog() {
+    std::thread::spawn(|| {
+        std::thread::sleep(STOP_TIME_MAX);
+        tracing::warn!("not stopped after {} ms: ending at once", STOP_TIME_MAX.as_millis());
+        std::process::exit(0);
+    });
+}
+
+/// The few lines an operator reads first.
+fn announce(plan: &Plan, listener: &Listener, summary: &[String]) {
+    let scheme = if plan.tls.is_some() { "https" } else { "http" };
+    let address = listener.address();
+    let host = match address.ip() {
+        ip if ip.is_unspecified() => "localhost".to_owned(),
+        ip if ip.is_ipv6() => format!("[{ip}]"),
+        ip => ip.to_string(),
+    };
+    let access = if plan.dev { "open (--dev): no token needed" } else { "tokens needed" };
+    let mut lines = vec![format!("distributary {VERSION}"), format!("http    tcp {address}, {access}")];
+    lines.extend(summary.iter().cloned());
+    lines.push(format!("page    {scheme}://{host}:{}/", address.port()));
+    for line in lines {
+        match plan.log.format {
+            LogFormat::Human => println!("{line}"),
+            LogFormat::Json => tracing::info!("{line}"),
+        }
+    }
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Log lines go to standard error, so that the start lines can be read apart from them.
+fn start_log(log: &LogPlan) -> Result<(), Fatal> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level).map_err(Fatal::usage)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn check_config(arguments: ServeArgs) -> Result<(), Fatal> {
+    let plan = plan(arguments)?;
+    println!("The configuration is good.");
+    println!("http    tcp {}{}", plan.http_bind, if plan.tls.is_some() { " with TLS" } else { "" });
+    println!("media   udp {}, workers {} on cores {:?}, I/O {}", plan.media_bind, plan.workers, plan.cores, plan.io.name());
+    let candidates: Vec<String> = plan.candidates.iter().map(ToString::to_string).collect();
+    println!("offers  {}", candidates.join(", "));
+    println!("keys    {}", plan.keys.0.keys().cloned().collect::<Vec<_>>().join(", "));
+    println!("limits  {} sessions, {} in one room", plan.sessions_max, plan.room_sessions_max);
+    for warning in &plan.warnings {
+        println!("warning {warning}");
+    }
+    Ok(())
+}
+
+fn token(arguments: TokenArgs) -> Result<(), Fatal> {
+    let (key, secret) = match (arguments.key, arguments.secret) {
+        (Some(key), Some(secret)) => (key, secret),
+        _ => {
+            let sources = Sources { file: arguments.config, ..Sources::from_environment() };
+            let keys = sources.settings().map_err(Fatal::usage)?.keys.0;
+            keys.into_iter().next().unwrap_or_else(|| {
+                eprintln!("distributary: no key configured: this token is for a server that runs with --dev");
+                (DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())
+            })
+        }
+    };
+    let all = !arguments.publish && !arguments.subscribe;
+    let video = VideoGrants {
+        room: Some(arguments.room),
+        room_join: true,
+        can_publish: Some(all || arguments.publish),
+        can_subscribe: Some(all || arguments.subscribe),
+        room_list: arguments.list,
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();
+    let claims = Claims { iss: key, sub: arguments.identity, nbf: Some(now), exp: now + arguments.ttl, video };
+    println!("{}", auth::sign(&claims, &secret).map_err(Fatal::failure)?);
+    Ok(())
+}

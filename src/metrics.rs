@@ -1,0 +1,132 @@
+//! Every counter and drop reason of the data plane, declared once: name, help text and place in the table.
+//!
+//! A worker is the only writer of its table, so counting is a relaxed load and store, no locked instruction. Readers (the
+//! metrics endpoint) see values that may be a moment old.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! declare {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $label:literal, $help:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum $name { $(#[doc = $help] $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+            /// Label or name in the metrics output.
+            pub const fn label(self) -> &'static str {
+                match self { $($name::$variant => $label,)* }
+            }
+            pub const fn help(self) -> &'static str {
+                match self { $($name::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+declare! {
+    /// Why a datagram or packet went no further. Exported as `distributary_dropped_packets_total{reason="…"}`.
+    DropReason {
+        Oversize = "oversize", "datagram larger than the server accepts";
+        Empty = "empty", "datagram of no bytes";
+        UnknownProtocol = "unknown_protocol", "first byte is none of STUN, DTLS, RTP or RTCP (RFC 7983)";
+        StunMalformed = "stun_malformed", "not a well-formed STUN message";
+        StunUnauthenticated = "stun_unauthenticated", "STUN request without or with a wrong MESSAGE-INTEGRITY or FINGERPRINT";
+        StunUnknownUser = "stun_unknown_user", "STUN request for a user name no session has";
+        StunUnexpected = "stun_unexpected", "STUN message that is not a binding request";
+        UnknownSource = "unknown_source", "DTLS, RTP or RTCP from an address that no checked candidate pair has";
+        DtlsLimit = "dtls_limit", "too many DTLS handshakes in flight, in all or from this source";
+        DtlsFailed = "dtls_failed", "DTLS handshake failed or its certificate did not match the fingerprint";
+        BeforeKeys = "before_keys", "RTP or RTCP before the DTLS handshake ended";
+        RtpMalformed = "rtp_malformed", "not a well-formed RTP packet (RFC 3550 section 5.1)";
+        RtcpMalformed = "rtcp_malformed", "not a well-formed RTCP compound packet";
+        SrtpAuthentication = "srtp_authentication", "SRTP or SRTCP authentication tag is wrong";
+        SrtpReplay = "srtp_replay", "SRTP or SRTCP index already seen or too old";
+        SsrcUnknown = "ssrc_unknown", "RTP of an SSRC that no m-line claims";
+        SsrcLimit = "ssrc_limit", "more SSRCs from one peer than the server follows";
+        PayloadTypeUnknown = "payload_type_unknown", "payload type that was not negotiated";
+        PayloadMalformed = "payload_malformed", "codec payload that its descriptor does not describe";
+        RtxMalformed = "rtx_malformed", "retransmission without an original sequence number or original stream (RFC 4588)";
+        Duplicate = "duplicate", "packet that had already arrived";
+        TooLate = "too_late", "packet older than the window of its stream";
+        Padding = "padding", "packet of padding only (a bandwidth probe)";
+        NotPublishing = "not_publishing", "RTP from a session that publishes nothing";
+        MeshFull = "mesh_full", "ring to another worker is full";
+        EventsFull = "events_full", "ring to a slow-path thread is full";
+        ArenaExhausted = "arena_exhausted", "no free receive buffer";
+        SendFailed = "send_failed", "the kernel refused a datagram (buffer full, unreachable)";
+        AwaitingKeyFrame = "awaiting_key_frame", "packet not forwarded to a receiver that still waits for a key frame";
+        NackTooOld = "nack_too_old", "retransmission asked for a packet that is no longer kept";
+        TurnFull = "turn_full", "more media in one turn than a worker forwards";
+    }
+}
+
+declare! {
+    /// Counters of a worker. Exported as `distributary_{label}_total`.
+    Counter {
+        DatagramsReceived = "received_datagrams", "Datagrams received.";
+        BytesReceived = "received_bytes", "Bytes of UDP payload received.";
+        DatagramsSent = "sent_datagrams", "Datagrams sent.";
+        BytesSent = "sent_bytes", "Bytes of UDP payload sent.";
+        SendOperations = "send_operations", "Send operations; a train of equal-sized datagrams is one.";
+        MediaReceived = "received_media_packets", "RTP packets received, authenticated and accepted.";
+        MediaForwarded = "forwarded_media_packets", "RTP packets forwarded, each receiver counted.";
+        RtcpReceived = "received_rtcp_packets", "RTCP compound packets received and accepted.";
+        StunRequests = "stun_requests", "Authenticated STUN binding requests answered.";
+        SessionsClaimed = "claimed_sessions", "Sessions claimed by their first authenticated STUN check.";
+        SessionsExpired = "expired_sessions", "Sessions ended because consent was not renewed (RFC 7675).";
+        AddressChanges = "address_changes", "Changes of a live session's address after an authenticated check.";
+        HandedOver = "handed_over_datagrams", "Datagrams handed to the worker that owns their session.";
+        NacksReceived = "received_nacks", "Sequence numbers that receivers asked to have retransmitted.";
+        Retransmitted = "retransmitted_packets", "Packets retransmitted to receivers.";
+        NacksSent = "sent_nacks", "Sequence numbers asked of publishers.";
+        Recovered = "recovered_packets", "Packets of publishers that arrived by retransmission.";
+        LostUpstream = "lost_upstream_packets", "Packets of publishers given up as lost.";
+        KeyFrameRequests = "key_frame_requests", "Key-frame requests sent to publishers.";
+        KeyFrameRequestsReceived = "received_key_frame_requests", "Key-frame requests received from receivers.";
+        EventsLost = "lost_events", "Statistics events dropped because the slow path was behind.";
+        MeshSent = "mesh_items", "Items sent to other workers.";
+        Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
+        Turns = "turns", "Turns of the worker loop.";
+    }
+}
+
+/// The counters of one worker. One cache line apart from its neighbours.
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    drops: [AtomicU64; DropReason::ALL.len()],
+    counters: [AtomicU64; Counter::ALL.len()],
+}
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        WorkerMetrics { drops: std::array::from_fn(|_| AtomicU64::new(0)), counters: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl WorkerMetrics {
+    /// Counts a drop. Only the owning worker calls this.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.count_drops(reason, 1);
+    }
+
+    pub fn count_drops(&self, reason: DropReason, count: u64) {
+        let cell = &self.drops[reason as usize];
+        cell.store(cell.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    /// Adds to a counter. Only the owning worker calls this.
+    pub fn add(&self, counter: Counter, count: u64) {
+        let cell = &self.counters[counter as usize];
+        cell.store(cell.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,134 @@
+//! One session on the worker that owns it: its addresses, its keys, what it sends and what it is sent.
+//!
+//! A [`Peer`] is made by the control plane, boxed, handed to the worker that claims it, and given back boxed when it ends.
+//! Nothing here does I/O: functions take `now` and a batch to write into, and return what the worker has to do next.
+
+pub mod feedback;
+pub mod receive;
+pub mod send;
+
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+
+use crate::limits::{ADDRESSES_PER_PEER, CONSENT_MILLIS_MAX};
+use crate::mem::SendBatch;
+use crate::rtp::config::MediaConfig;
+use crate::secure::srtp;
+use crate::units::{Micros, PeerId, Ssrc, TrackId};
+use receive::Inbound;
+use send::Sender;
+
+/// Keys of both directions, made by the slow path when DTLS ends.
+pub struct Keys {
+    pub inbound: srtp::Receiver,
+    pub outbound: srtp::Sender,
+}
+
+/// One session.
+pub struct Peer {
+    pub id: PeerId,
+    /// Where packets go: the remote end of the candidate pair of the last nominating check.
+    address: Option<SocketAddr>,
+    /// Remote addresses that passed an authenticated check, newest last.
+    checked: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
+    last_check: Micros,
+    keys: Option<Box<Keys>>,
+    /// Set for a session that publishes.
+    pub inbound: Option<Box<Inbound>>,
+    pub senders: Box<[Sender]>,
+    /// The SSRC under which the server sends RTCP to this session.
+    rtcp_ssrc: Ssrc,
+    /// The turn in which this peer was last put on the list of receivers to serve.
+    pub turn_mark: u64,
+    /// The slow path knows who claimed this session.
+    pub announced: bool,
+}
+
+/// What an accepted STUN check changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// First time this address was seen for this session.
+    pub new_address: bool,
+    /// An address that had to be forgotten for it.
+    pub forgotten: Option<SocketAddr>,
+    /// Packets now go elsewhere than before.
+    pub moved: bool,
+}
+
+impl Peer {
+    /// `tracks` are the ids given to the m-lines the client sends, in order. `seed` makes the first random numbers.
+    pub fn new(id: PeerId, media: &[MediaConfig], tracks: &[TrackId], rtcp_ssrc: Ssrc, mut seed: impl FnMut() -> u64) -> Self {
+        let inbound = (!tracks.is_empty()).then(|| Box::new(Inbound::new(media, tracks)));
+        let senders = media.iter().filter_map(|media| Sender::new(media, seed())).collect();
+        Peer {
+            id,
+            address: None,
+            checked: ArrayVec::new(),
+            last_check: Micros::ZERO,
+            keys: None,
+            inbound,
+            senders,
+            rtcp_ssrc,
+            turn_mark: 0,
+            announced: false,
+        }
+    }
+
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Addresses this session has been reached at.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.checked
+    }
+
+    /// An authenticated STUN check came from `from` (RFC 8445 §7.3). The first checked address is used at once, as an ICE-lite
+    /// agent may; after that the nominated one, so that a client that moves takes its stream with it.
+    pub fn checked(&mut self, from: SocketAddr, nominated: bool, now: Micros) -> Checked {
+        self.last_check = now;
+        let mut outcome = Checked::default();
+        if !self.checked.contains(&from) {
+            outcome.new_address = true;
+            if self.checked.is_full() {
+                // Never the one in use.
+                let index = self.checked.iter().position(|address| Some(*address) != self.address).unwrap_or(0);
+                outcome.forgotten = Some(self.checked.remove(index));
+            }
+            self.checked.push(from);
+        }
+        if self.address.is_none() || (nominated && self.address != Some(from)) {
+            outcome.moved = self.address.is_some();
+            self.address = Some(from);
+        }
+        outcome
+    }
+
+    /// Consent has not been renewed for too long (RFC 7675 §5.1).
+    pub fn expired(&self, now: Micros) -> bool {
+        now.since(self.last_check) > CONSENT_MILLIS_MAX * 1_000
+    }
+
+    pub fn has_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// Installs keys; returns the ones they replace.
+    pub fn set_keys(&mut self, keys: Box<Keys>) -> Option<Box<Keys>> {
+        self.keys.replace(keys)
+    }
+
+    /// Encrypts the RTCP that `write` puts into the batch, and adds it. Nothing is sent before keys and address are known.
+    fn send_rtcp(&mut self, batch: &mut SendBatch, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+        let (Some(to), Some(keys)) = (self.address, self.keys.as_deref_mut()) else { return false };
+        if !batch.has_room() {
+            return false;
+        }
+        let space = batch.space();
+        let sealed = write(space).filter(|len| *len > 0).and_then(|len| keys.outbound.protect_rtcp(space, len));
+        let Some(len) = sealed else { return false };
+        batch.commit(to, len);
+        true
+    }
+}

@@ -1,0 +1,206 @@
+//! One worker's shard of a track: its subscribers on this core, the retransmission cache they share, and where its publisher is.
+//!
+//! Subscribers hang on a linked list in one slab, so joining and leaving cost no allocation.
+
+use crate::limits::{SUBSCRIPTIONS, TRACKS_MAX};
+use crate::rtp::cache::Cache;
+use crate::rtp::report::SenderClock;
+use crate::units::{TrackId, WorkerId};
+
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A receiver of a track: one sender (outgoing m-line) of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    pub peer: u32,
+    pub sender: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    subscriber: Subscriber,
+    next: u32,
+}
+
+/// This worker's part of one track. Made by the control plane, boxed, so that a worker allocates nothing.
+pub struct Shard {
+    pub track: TrackId,
+    /// The worker that owns the publisher's session.
+    pub owner: WorkerId,
+    /// The publisher's slot, on the owner.
+    pub publisher: u32,
+    /// On the owner: the other workers with subscribers, a bit each.
+    pub others: u64,
+    pub cache: Cache,
+    /// The publisher's last sender report for the stream being forwarded.
+    pub clock: Option<SenderClock>,
+    pub clock_rate: u32,
+    /// First link of the subscribers' list.
+    first: u32,
+    /// This turn's packets: first and last index in the turn's list.
+    pub(super) turn: Option<(u32, u32)>,
+}
+
+impl Shard {
+    pub fn new(track: TrackId, owner: WorkerId, publisher: u32, clock_rate: u32, cache: usize) -> Self {
+        Shard {
+            track,
+            owner,
+            publisher,
+            others: 0,
+            cache: Cache::new(cache),
+            clock: None,
+            clock_rate,
+            first: NONE,
+            turn: None,
+        }
+    }
+
+    pub fn has_subscribers(&self) -> bool {
+        self.first != NONE
+    }
+}
+
+/// All shards of one worker.
+pub struct Shards {
+    by_slot: Vec<Option<Box<Shard>>>,
+    links: Vec<Link>,
+    free: u32,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Shards { by_slot: (0..TRACKS_MAX).map(|_| None).collect(), links: Vec::with_capacity(SUBSCRIPTIONS), free: NONE }
+    }
+}
+
+impl Shards {
+    /// Adds a shard; returns the one it replaces, for its maker to dispose of.
+    pub fn open(&mut self, shard: Box<Shard>) -> Option<Box<Shard>> {
+        match self.by_slot.get_mut(shard.track.slot as usize) {
+            Some(place) => place.replace(shard),
+            None => Some(shard),
+        }
+    }
+
+    /// Takes a shard out. Its subscribers are passed to `unbind` one by one.
+    pub fn close(&mut self, track: TrackId, mut unbind: impl FnMut(Subscriber)) -> Option<Box<Shard>> {
+        self.get(track)?;
+        let mut shard = self.by_slot.get_mut(track.slot as usize)?.take()?;
+        let mut link = std::mem::replace(&mut shard.first, NONE);
+        while let Some(Link { subscriber, next }) = self.links.get(link as usize).copied() {
+            unbind(subscriber);
+            self.release(link);
+            link = next;
+        }
+        Some(shard)
+    }
+
+    pub fn get(&self, track: TrackId) -> Option<&Shard> {
+        self.by_slot.get(track.slot as usize)?.as_deref().filter(|shard| shard.track == track)
+    }
+
+    pub fn get_mut(&mut self, track: TrackId) -> Option<&mut Shard> {
+        self.by_slot.get_mut(track.slot as usize)?.as_deref_mut().filter(|shard| shard.track == track)
+    }
+
+    pub(super) fn by_slot_mut(&mut self, slot: u32) -> Option<&mut Shard> {
+        self.by_slot.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Adds a subscriber. False if the track is not here or the slab is full.
+    pub fn subscribe(&mut self, track: TrackId, subscriber: Subscriber) -> bool {
+        let Some(shard) = self.get(track) else { return false };
+        let link = Link { subscriber, next: shard.first };
+        let index = match self.links.get(self.free as usize).copied() {
+            Some(free) => {
+                let index = self.free;
+                self.free = free.next;
+                self.links[index as usize] = link;
+                index
+            }
+            None if self.links.len() < SUBSCRIPTIONS => {
+                self.links.push(link);
+                (self.links.len() - 1) as u32
+            }
+            None => return false,
+        };
+        if let Some(shard) = self.get_mut(track) {
+            shard.first = index;
+        }
+        true
+    }
+
+    /// Removes a subscriber.
+    pub fn unsubscribe(&mut self, track: TrackId, subscriber: Subscriber) {
+        let Some(shard) = self.get(track) else { return };
+        let (mut before, mut index) = (NONE, shard.first);
+        while let Some(link) = self.links.get(index as usize).copied() {
+            if link.subscriber == subscriber {
+                match self.links.get_mut(before as usize) {
+                    Some(previous) => previous.next = link.next,
+                    None => {
+                        if let Some(shard) = self.get_mut(track) {
+                            shard.first = link.next;
+                        }
+                    }
+                }
+                self.release(index);
+                return;
+            }
+            (before, index) = (index, link.next);
+        }
+    }
+
+    /// The subscribers of a track on this worker.
+    pub fn subscribers(&self, track: TrackId) -> impl Iterator<Item = Subscriber> + '_ {
+        let mut index = self.get(track).map_or(NONE, |shard| shard.first);
+        std::iter::from_fn(move || {
+            let link = self.links.get(index as usize)?;
+            index = link.next;
+            Some(link.subscriber)
+        })
+    }
+
+    fn release(&mut self, index: u32) {
+        if let Some(link) = self.links.get_mut(index as usize) {
+            link.next = std::mem::replace(&mut self.free, index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_come_and_go_and_links_are_reused() {
+        let mut shards = Shards::default();
+        let (a, b) = (TrackId { slot: 1, generation: 1 }, TrackId { slot: 2, generation: 1 });
+        for track in [a, b] {
+            assert!(shards.open(Box::new(Shard::new(track, WorkerId(0), 0, 90_000, 16))).is_none());
+        }
+        let member = |peer| Subscriber { peer, sender: 0 };
+        for peer in 0..10 {
+            assert!(shards.subscribe(a, member(peer)));
+            assert!(shards.subscribe(b, member(peer)));
+        }
+        for peer in [0, 9, 5] {
+            shards.unsubscribe(a, member(peer));
+        }
+        let mut left: Vec<_> = shards.subscribers(a).map(|subscriber| subscriber.peer).collect();
+        left.sort_unstable();
+        assert_eq!(left, [1, 2, 3, 4, 6, 7, 8]);
+        assert_eq!(shards.subscribers(b).count(), 10);
+        let mut unbound = 0;
+        assert!(shards.close(a, |_| unbound += 1).is_some());
+        assert_eq!(unbound, 7);
+        assert!(!shards.subscribe(a, member(1)), "closed");
+        assert!(!shards.subscribe(TrackId { slot: 2, generation: 2 }, member(1)), "another tenant of the slot");
+        assert_eq!(shards.links.len(), 20);
+        for peer in 10..20 {
+            assert!(shards.subscribe(b, member(peer)));
+        }
+        assert_eq!(shards.links.len(), 20, "freed links were used again");
+    }
+}

@@ -1,0 +1,53 @@
+//! A media packet between the peer that received it and the peers it goes to: a handle to the plaintext, and what was read from
+//! it once so that no receiver has to read it again.
+
+use arrayvec::ArrayVec;
+
+use crate::limits::EXTENSIONS_PER_PACKET;
+use crate::mem::Packet;
+use crate::units::{ExtendedSequence, Micros, RtpTime, TrackId};
+use crate::wire::extension::ExtensionKind;
+use crate::wire::picture::PictureIds;
+
+/// Where a header extension's data lies in the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtensionRange {
+    pub kind: ExtensionKind,
+    pub start: u16,
+    pub len: u8,
+}
+
+/// A received, decrypted packet of a track.
+#[derive(Clone)]
+pub struct Media {
+    pub track: TrackId,
+    /// The whole RTP packet, plaintext, without authentication tag.
+    pub packet: Packet,
+    /// Bytes of header, CSRC list and extension.
+    pub header_len: u16,
+    /// Bytes of payload, padding excluded.
+    pub payload_len: u16,
+    /// Which of the publisher's streams (SSRCs) it belongs to: each has its own sequence numbers and timestamps.
+    pub stream: u8,
+    pub marker: bool,
+    /// First packet of a picture that needs no earlier one.
+    pub key_frame: bool,
+    pub sequence: ExtendedSequence,
+    pub timestamp: RtpTime,
+    pub arrival: Micros,
+    pub extensions: ArrayVec<ExtensionRange, EXTENSIONS_PER_PACKET>,
+    pub picture: PictureIds,
+}
+
+impl Media {
+    pub fn payload(&self) -> &[u8] {
+        let start = self.header_len as usize;
+        self.packet.bytes().get(start..start + self.payload_len as usize).unwrap_or_default()
+    }
+
+    /// Data of one header extension element.
+    pub fn extension(&self, range: &ExtensionRange) -> &[u8] {
+        let start = range.start as usize;
+        self.packet.bytes().get(start..start + range.len as usize).unwrap_or_default()
+    }
+}

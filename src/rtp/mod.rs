@@ -1,0 +1,11 @@
+//! RTP as state machines without sockets or clocks: reception statistics, loss recovery, reports, and the rewriting that makes
+//! one continuous stream out of what publishers come and go. One concern a file.
+
+pub mod cache;
+pub mod config;
+pub mod media;
+pub mod nack;
+pub mod reception;
+pub mod report;
+pub mod rewrite;
+pub mod transport_cc;

@@ -1,0 +1,354 @@
+//! What HTTP asks of the director, and what the director answers: the only door between the async services and the thread
+//! that owns all sessions.
+//!
+//! The director is an ordinary thread without a runtime. A request goes into its bounded queue together with a one-shot
+//! sender for the answer, and the thread is unparked. A full queue is [`Refusal::Busy`] at once: a storm of joins is refused
+//! early and never grows a backlog. All statuses a refusal can have in HTTP are decided here, in [`Refusal::status`].
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::negotiate::NegotiateError;
+pub use super::negotiate::Purpose;
+
+/// How long HTTP waits for the director before it gives up with [`Refusal::Busy`].
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A POST to `/whip/{room}` or `/whep/{room}`, already authorized.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// A valid room name (1 to [`crate::limits::ROOM_NAME_CHARS_MAX`] characters).
+    pub room: String,
+    pub purpose: Purpose,
+    /// The SDP offer, at most [`crate::limits::SDP_BYTES_MAX`] bytes.
+    pub offer: String,
+    /// `sub` of the token.
+    pub identity: Option<String>,
+    /// Address of the HTTP client, for logs and per-source limits; not the address that media will come from.
+    pub client: IpAddr,
+    /// `User-Agent`, cut to a length fit for a log line; may be empty.
+    pub user_agent: String,
+}
+
+/// A session that was made.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Unguessable and safe in a URL path (RFC 9725 §4.2: at least 128 bits): whoever knows it may end the session.
+    pub session: String,
+    /// Opaque tag of the ICE generation (RFC 9725 §4.3.1), without quotes.
+    pub etag: String,
+    /// The SDP answer.
+    pub answer: String,
+}
+
+/// The session that a URL names. All three parts must agree: a WHEP URL does not end a publisher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPath {
+    pub room: String,
+    pub purpose: Purpose,
+    pub session: String,
+}
+
+/// `If-Match` of a PATCH (RFC 9110 §13.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// No tag sent, or `*` (which RFC 9725 §4.3.3 wants for an ICE restart): the current one, whichever it is.
+    ///
+    /// RFC 9725 §4.3.1 would have a missing tag answered with 428; real clients leave it out, so it is taken as `*`.
+    Any,
+    /// The tags sent, without quotes.
+    Tags(Vec<String>),
+}
+
+impl IfMatch {
+    pub fn accepts(&self, current: &str) -> bool {
+        match self {
+            IfMatch::Any => true,
+            IfMatch::Tags(tags) => tags.iter().any(|tag| tag == current),
+        }
+    }
+}
+
+/// What a PATCH did.
+#[derive(Clone, Debug)]
+pub enum Patched {
+    /// Candidates were taken: 204.
+    NoContent,
+    /// ICE restarted: 200 with the new tag (without quotes) and the server's own fragment.
+    Restarted { etag: String, fragment: String },
+}
+
+/// Why the director said no. `Display` is the plain-text body.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// The offer or fragment itself.
+    Offer(NegotiateError),
+    /// A fragment that cannot be applied to this session, with a sentence that says why.
+    Fragment {
+        reason: String,
+    },
+    PublisherExists {
+        room: String,
+    },
+    RoomFull {
+        room: String,
+        sessions_max: usize,
+    },
+    ServerFull {
+        sessions_max: usize,
+    },
+    UnknownSession,
+    /// The tag sent is not the session's current one.
+    StaleTag {
+        current: String,
+    },
+    /// The server is shutting down.
+    Draining,
+    /// The director is too far behind to answer in time.
+    Busy,
+}
+
+impl Refusal {
+    /// HTTP status (RFC 9725 §4.2, §4.3, §4.5).
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::Offer(error) => error.kind().status(),
+            Refusal::Fragment { .. } => 422,
+            Refusal::PublisherExists { .. } => 409,
+            Refusal::UnknownSession => 404,
+            Refusal::StaleTag { .. } => 412,
+            Refusal::RoomFull { .. } | Refusal::ServerFull { .. } | Refusal::Draining | Refusal::Busy => 503,
+        }
+    }
+
+    /// `Retry-After` in seconds, for those that pass by themselves.
+    pub fn retry_after_secs(&self) -> Option<u32> {
+        match self {
+            Refusal::RoomFull { .. } | Refusal::ServerFull { .. } => Some(30),
+            Refusal::Draining => Some(10),
+            Refusal::Busy => Some(2),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Offer(error) => error.fmt(f),
+            Refusal::Fragment { reason } => f.write_str(reason),
+            Refusal::PublisherExists { room } => {
+                write!(f, "Room {room:?} already has a publisher. End its session first, or publish to another room.")
+            }
+            Refusal::RoomFull { room, sessions_max } => {
+                write!(
+                    f,
+                    "Room {room:?} is full: it has all of its {sessions_max} sessions (limits.room_sessions). Try again later."
+                )
+            }
+            Refusal::ServerFull { sessions_max } => {
+                write!(f, "The server is full: it has all of its {sessions_max} sessions (limits.sessions). Try again later.")
+            }
+            Refusal::UnknownSession => {
+                f.write_str("No such session. It has ended, or the URL is not the one the server gave in Location.")
+            }
+            Refusal::StaleTag { current } => {
+                write!(f, "If-Match is not the session's current ETag, \"{current}\": ICE has been restarted since.")
+            }
+            Refusal::Draining => f.write_str("The server is shutting down and takes no new sessions."),
+            Refusal::Busy => f.write_str("The server is too busy to answer now. Try again shortly."),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// One room of `GET /api/v1/rooms`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RoomView {
+    pub room: String,
+    pub publishers: usize,
+    pub viewers: usize,
+    pub sessions: Vec<SessionView>,
+}
+
+/// One session with its latest statistics. Directions are the server's: `in` is what it receives.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SessionView {
+    /// Short public id, the one in log lines; never the secret of the session URL.
+    pub id: String,
+    /// `publish` or `watch`.
+    pub purpose: &'static str,
+    pub identity: Option<String>,
+    /// `new`, `connecting`, `connected` or `closing`.
+    pub state: &'static str,
+    /// Worker that owns the session, once it is claimed.
+    pub worker: Option<u8>,
+    pub remote_address: Option<SocketAddr>,
+    pub client: Option<IpAddr>,
+    pub user_agent: String,
+    /// Name of the SRTP protection profile (RFC 5764, RFC 7714), once DTLS is done.
+    pub srtp_profile: Option<&'static str>,
+    /// Seconds since the session was made.
+    pub since_seconds: u64,
+    pub rtt_ms: Option<f64>,
+    pub bitrate_in: u64,
+    pub bitrate_out: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub packets_lost: u64,
+    pub packets_retransmitted: u64,
+    pub nacks: u64,
+    pub plis: u64,
+    pub tracks: Vec<TrackView>,
+}
+
+/// One m-line of a session.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TrackView {
+    pub mid: String,
+    /// `audio` or `video`.
+    pub kind: &'static str,
+    /// Encoding name in SDP.
+    pub codec: Option<&'static str>,
+    /// `in` or `out`.
+    pub direction: &'static str,
+    pub bitrate: u64,
+    pub packets: u64,
+    pub packets_lost: u64,
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    pub fps: Option<f32>,
+}
+
+/// One answer on its way back. The receiver may have gone (the HTTP client hung up): sending never fails loudly.
+pub struct Reply<T>(oneshot::Sender<T>);
+
+impl<T> Reply<T> {
+    pub fn send(self, answer: T) {
+        let _ = self.0.send(answer);
+    }
+    /// Whether nobody waits any more.
+    pub fn abandoned(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// What the director is asked, each with where the answer goes.
+pub enum Request {
+    Join {
+        join: Join,
+        reply: Reply<Result<Joined, Refusal>>,
+    },
+    Patch {
+        path: SessionPath,
+        if_match: IfMatch,
+        fragment: String,
+        reply: Reply<Result<Patched, Refusal>>,
+    },
+    Leave {
+        path: SessionPath,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    /// GET, HEAD and OPTIONS of a session: does it exist, and what is its tag (without quotes)?
+    Probe {
+        path: SessionPath,
+        reply: Reply<Result<String, Refusal>>,
+    },
+    Describe {
+        path: SessionPath,
+        reply: Reply<Result<SessionView, Refusal>>,
+    },
+    /// Every room with its sessions.
+    Rooms {
+        reply: Reply<Vec<RoomView>>,
+    },
+}
+
+/// What the director tells without being asked, for `/readyz` and `/metrics`.
+#[derive(Default)]
+pub struct Gauges {
+    /// Whether new sessions are taken.
+    pub ready: AtomicBool,
+    pub rooms: AtomicU64,
+    pub publishers: AtomicU64,
+    pub viewers: AtomicU64,
+    /// Sessions whose ICE and DTLS are done.
+    pub connected: AtomicU64,
+    pub handshakes: AtomicU64,
+    /// Sessions made since the start.
+    pub joins: AtomicU64,
+    /// Joins refused by the director since the start.
+    pub refusals: AtomicU64,
+}
+
+/// The services' end of the director's queue.
+#[derive(Clone)]
+pub struct Handle {
+    requests: SyncSender<Request>,
+    director: Thread,
+    gauges: Arc<Gauges>,
+}
+
+impl Handle {
+    /// `director` is the thread that holds the queue's other end; it is unparked after every request.
+    pub fn new(requests: SyncSender<Request>, director: Thread, gauges: Arc<Gauges>) -> Self {
+        Handle { requests, director, gauges }
+    }
+
+    pub async fn join(&self, join: Join) -> Result<Joined, Refusal> {
+        self.ask(|reply| Request::Join { join, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn patch(&self, path: SessionPath, if_match: IfMatch, fragment: String) -> Result<Patched, Refusal> {
+        self.ask(|reply| Request::Patch { path, if_match, fragment, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn leave(&self, path: SessionPath) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Leave { path, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    /// The session's current tag.
+    pub async fn probe(&self, path: SessionPath) -> Result<String, Refusal> {
+        self.ask(|reply| Request::Probe { path, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn describe(&self, path: SessionPath) -> Result<SessionView, Refusal> {
+        self.ask(|reply| Request::Describe { path, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn rooms(&self) -> Result<Vec<RoomView>, Refusal> {
+        self.ask(|reply| Request::Rooms { reply }).await.ok_or(Refusal::Busy)
+    }
+
+    /// Whether new sessions are taken: the director has started, is not draining and has not died.
+    pub fn ready(&self) -> bool {
+        self.gauges.ready.load(Ordering::Relaxed)
+    }
+
+    pub fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// None if the queue is full, the director gone or slower than [`ANSWER_TIME_MAX`].
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        match self.requests.try_send(request(Reply(sender))) {
+            Ok(()) => self.director.unpark(),
+            Err(TrySendError::Full(_)) => return None,
+            Err(TrySendError::Disconnected(_)) => {
+                self.gauges.ready.store(false, Ordering::Relaxed);
+                return None;
+            }
+        }
+        tokio::time::timeout(ANSWER_TIME_MAX, receiver).await.ok()?.ok()
+    }
+}

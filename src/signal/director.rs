@@ -1,0 +1,512 @@
+//! The control plane: one thread that owns the list of sessions, rooms and tracks, decides who is joined to what, and tells the
+//! workers. It is a state machine like they are: [`Director::turn`] takes the time, everything else comes through queues.
+//!
+//! A session's life: `join` makes its state and leaves it in the [`Handoff`] table; a worker claims it with the first
+//! authenticated check; the handshakes' thread delivers keys; `end` takes it apart again, and its slot is free once the worker
+//! has given the state back.
+
+mod rooms;
+mod view;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use rtrb::Consumer;
+use tracing::{info, warn};
+
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Request, SessionPath};
+use super::handshakes::{Notice, Office, Order};
+use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport, Purpose};
+use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
+use crate::mem::Handoff;
+use crate::peer::Peer;
+use crate::peer::send::CNAME;
+use crate::rtp::config::Direction;
+use crate::secure::dtls::{Fingerprint, Role};
+use crate::secure::srtp::Profile;
+use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
+use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag};
+use rooms::{Room, Track};
+
+/// Time between two looks at what has expired, and two updates of the gauges.
+const TICK: Micros = Micros::from_millis(250);
+
+/// What the director needs to know of the configuration.
+pub struct Settings {
+    pub fingerprint: Fingerprint,
+    /// Addresses of the media sockets as clients reach them.
+    pub candidates: Vec<SocketAddr>,
+    pub sessions_max: usize,
+    pub room_sessions_max: usize,
+    pub codecs: CodecPolicy,
+}
+
+/// The director's queues.
+pub struct Links {
+    pub requests: Receiver<Request>,
+    pub notices: Receiver<Notice>,
+    pub orders: Sender<Order>,
+    /// Wakes the handshakes' thread after an order.
+    pub wake_handshakes: Arc<dyn Fn() + Send + Sync>,
+    pub commands: Vec<Outbox<Command>>,
+    pub events: Vec<Consumer<Event>>,
+}
+
+/// Random 64 bits, cryptographically strong in the server, seeded in the simulator.
+pub type Random = Box<dyn FnMut() -> u64 + Send>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for its first check.
+    New,
+    /// A worker has it; DTLS goes on.
+    Connecting,
+    Connected,
+    /// Its worker has been told to give it back.
+    Ending,
+}
+
+struct Session {
+    id: PeerId,
+    /// The last part of the session URL; whoever knows it may end the session.
+    secret: String,
+    /// For logs and the API.
+    name: String,
+    room: String,
+    purpose: Purpose,
+    identity: Option<String>,
+    client: IpAddr,
+    user_agent: String,
+    since: Micros,
+    state: State,
+    worker: Option<WorkerId>,
+    address: Option<SocketAddr>,
+    profile: Option<Profile>,
+    agreed: Agreed,
+    /// The client's ICE credentials of this generation, to tell a restart from a trickled candidate.
+    remote_ufrag: String,
+    /// Local credentials, newest last.
+    credentials: Vec<(Ufrag, IcePassword)>,
+    etag: String,
+    /// Published tracks, in the order of the m-lines received.
+    tracks: Vec<TrackId>,
+    stats: PeerStats,
+    stats_at: Micros,
+    bitrate_in: u64,
+    bitrate_out: u64,
+}
+
+/// The control plane's state.
+pub struct Director {
+    settings: Settings,
+    fingerprint: String,
+    handoff: Arc<Handoff<Peer>>,
+    random: Random,
+    requests: Receiver<Request>,
+    notices: Receiver<Notice>,
+    orders: Sender<Order>,
+    wake_handshakes: Arc<dyn Fn() + Send + Sync>,
+    workers: Vec<Office>,
+    events: Vec<Consumer<Event>>,
+    gauges: Arc<Gauges>,
+    sessions: HashMap<u32, Session>,
+    by_secret: HashMap<String, u32>,
+    free_slots: VecDeque<u32>,
+    generation: u32,
+    rooms: HashMap<String, Room>,
+    tracks: HashMap<u32, Track>,
+    free_tracks: VecDeque<u32>,
+    next_tick: Micros,
+    draining: bool,
+}
+
+impl Director {
+    pub fn new(settings: Settings, links: Links, handoff: Arc<Handoff<Peer>>, gauges: Arc<Gauges>, random: Random) -> Self {
+        Director {
+            fingerprint: settings.fingerprint.to_string(),
+            free_slots: (0..settings.sessions_max as u32).collect(),
+            settings,
+            handoff,
+            random,
+            requests: links.requests,
+            notices: links.notices,
+            orders: links.orders,
+            wake_handshakes: links.wake_handshakes,
+            workers: links.commands.into_iter().map(Office::new).collect(),
+            events: links.events,
+            gauges,
+            sessions: HashMap::new(),
+            by_secret: HashMap::new(),
+            generation: 0,
+            rooms: HashMap::new(),
+            tracks: HashMap::new(),
+            free_tracks: (0..TRACKS_MAX as u32).collect(),
+            next_tick: Micros::ZERO,
+            draining: false,
+        }
+    }
+
+    /// Works off what has come. Returns when to call again at the latest.
+    pub fn turn(&mut self, now: Micros) -> Micros {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.notice(notice);
+        }
+        for worker in 0..self.events.len() {
+            while let Ok(event) = self.events[worker].pop() {
+                self.event(event, now);
+            }
+        }
+        while let Ok(request) = self.requests.try_recv() {
+            self.request(request, now);
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.expire_unclaimed(now);
+            self.publish_gauges();
+        }
+        let mut flushed = true;
+        for office in &mut self.workers {
+            flushed &= office.flush();
+        }
+        if flushed { self.next_tick } else { now + Micros::from_millis(1) }
+    }
+
+    /// Takes no more sessions and says goodbye to those there are.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.gauges.ready.store(false, Ordering::Relaxed);
+        self.order(Order::CloseAll);
+    }
+
+    fn request(&mut self, request: Request, now: Micros) {
+        match request {
+            Request::Join { join, reply } => {
+                // Nobody waits any more: the client would never learn of the session.
+                if reply.abandoned() {
+                    return;
+                }
+                let outcome = self.join(join, now);
+                let counter = if outcome.is_ok() { &self.gauges.joins } else { &self.gauges.refusals };
+                counter.fetch_add(1, Ordering::Relaxed);
+                reply.send(outcome);
+            }
+            Request::Patch { path, if_match, fragment, reply } => reply.send(self.patch(&path, &if_match, &fragment)),
+            Request::Leave { path, reply } => {
+                reply.send(self.find(&path).map(|slot| self.end(slot, "the client left")));
+            }
+            Request::Probe { path, reply } => reply.send(self.find(&path).map(|slot| self.sessions[&slot].etag.clone())),
+            Request::Describe { path, reply } => {
+                reply.send(self.find(&path).map(|slot| self.session_view(&self.sessions[&slot], now)));
+            }
+            Request::Rooms { reply } => reply.send(self.room_views(now)),
+        }
+    }
+
+    /// Makes a session out of an offer.
+    pub fn join(&mut self, join: Join, now: Micros) -> Result<Joined, Refusal> {
+        self.admit(&join)?;
+        let (ufrag, password) = (self.token(8), self.token(24));
+        let (ufrag, password) = (fit(&ufrag), fit(&password));
+        let session_id = (self.random)() >> 2;
+        let local = LocalTransport {
+            ufrag: &ufrag,
+            pwd: &password,
+            fingerprint: &self.fingerprint,
+            candidates: &self.settings.candidates,
+            session_id,
+            cname: CNAME,
+        };
+        let random = &mut self.random;
+        let mut ssrc = || ((random)() as u32).max(1);
+        let agreed =
+            negotiate::answer(&join.offer, join.purpose, &local, &mut ssrc, &self.settings.codecs).map_err(Refusal::Offer)?;
+        let full = || Refusal::ServerFull { sessions_max: self.settings.sessions_max };
+        let received = agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly).count();
+        if received > self.free_tracks.len() {
+            return Err(full());
+        }
+        let slot = self.free_slots.pop_front().ok_or_else(full)?;
+        self.generation = self.generation.wrapping_add(1);
+        let id = PeerId { slot, generation: self.generation };
+        let tracks = self.open_tracks(id, &agreed);
+        let rtcp_ssrc = Ssrc(((self.random)() as u32).max(1));
+        let peer = Peer::new(id, &agreed.media, &tracks, rtcp_ssrc, &mut self.random);
+        self.handoff.put(slot, Box::new(peer));
+        let role = match agreed.dtls_role {
+            DtlsRole::Client => Role::Client,
+            DtlsRole::Server => Role::Server,
+        };
+        let publishes = join.purpose == Purpose::Publish;
+        self.order(Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
+        for worker in &mut self.workers {
+            worker.send(Command::Expect { peer: id, ufrag, password });
+        }
+        let session = Session {
+            id,
+            secret: self.token(32),
+            name: self.token(8),
+            room: join.room.clone(),
+            purpose: join.purpose,
+            identity: join.identity,
+            client: join.client,
+            user_agent: join.user_agent,
+            since: now,
+            state: State::New,
+            worker: None,
+            address: None,
+            profile: None,
+            remote_ufrag: agreed.remote_ufrag.clone(),
+            agreed,
+            credentials: vec![(ufrag, password)],
+            etag: self.token(12),
+            tracks,
+            stats: PeerStats::default(),
+            stats_at: now,
+            bitrate_in: 0,
+            bitrate_out: 0,
+        };
+        info!(session = session.name, room = session.room, purpose = purpose_name(session.purpose), client = %session.client,
+            identity = session.identity.as_deref().unwrap_or("-"), user_agent = session.user_agent, "session made");
+        let joined = Joined { session: session.secret.clone(), etag: session.etag.clone(), answer: session.agreed.answer.clone() };
+        self.by_secret.insert(session.secret.clone(), slot);
+        self.enter_room(&session);
+        self.sessions.insert(slot, session);
+        Ok(joined)
+    }
+
+    /// Whether there is a place for one more.
+    fn admit(&self, join: &Join) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        let room = self.rooms.get(&join.room);
+        if join.purpose == Purpose::Publish && room.is_some_and(|room| room.publisher.is_some()) {
+            return Err(Refusal::PublisherExists { room: join.room.clone() });
+        }
+        if room.is_some_and(|room| room.len() >= self.settings.room_sessions_max) {
+            return Err(Refusal::RoomFull { room: join.room.clone(), sessions_max: self.settings.room_sessions_max });
+        }
+        Ok(())
+    }
+
+    /// A fragment of SDP: candidates, which an ICE-lite server does not need, or new credentials, which restart ICE
+    /// (RFC 9725 §4.3).
+    pub fn patch(&mut self, path: &SessionPath, if_match: &IfMatch, fragment: &str) -> Result<Patched, Refusal> {
+        let slot = self.find(path)?;
+        let session = &self.sessions[&slot];
+        if !if_match.accepts(&session.etag) {
+            return Err(Refusal::StaleTag { current: session.etag.clone() });
+        }
+        let parsed = negotiate::parse_fragment(fragment).map_err(Refusal::Offer)?;
+        let restart = parsed.ufrag.as_deref().is_some_and(|ufrag| ufrag != session.remote_ufrag);
+        if !restart {
+            return Ok(Patched::NoContent);
+        }
+        if parsed.pwd.is_none() {
+            return Err(Refusal::Fragment { reason: "A new a=ice-ufrag restarts ICE and needs a=ice-pwd beside it.".to_owned() });
+        }
+        let (ufrag, password) = (self.token(8), self.token(24));
+        let (ufrag, password) = (fit::<16>(&ufrag), fit::<32>(&password));
+        let (etag, session_id) = (self.token(12), (self.random)() >> 2);
+        let Some(session) = self.sessions.get_mut(&slot) else { return Err(Refusal::UnknownSession) };
+        session.remote_ufrag = parsed.ufrag.unwrap_or_default();
+        session.etag = etag.clone();
+        session.credentials.push((ufrag, password));
+        let mut outdated = None;
+        if session.credentials.len() > 2 {
+            outdated = Some(session.credentials.remove(0).0);
+        }
+        for worker in &mut self.workers {
+            worker.send(Command::Expect { peer: session.id, ufrag, password });
+            if let Some(ufrag) = outdated {
+                worker.send(Command::Forget { ufrag });
+            }
+        }
+        let local = LocalTransport {
+            ufrag: &ufrag,
+            pwd: &password,
+            fingerprint: &self.fingerprint,
+            candidates: &self.settings.candidates,
+            session_id,
+            cname: CNAME,
+        };
+        let tagged = session.agreed.bundle.first();
+        let media = session.agreed.media.iter().find(|media| Some(&media.mid) == tagged).or(session.agreed.media.first());
+        let (kind, mid) = media.map_or(("audio", ""), |media| (view::kind_name(media.kind), media.mid.as_str()));
+        info!(session = session.name, room = session.room, "ICE restarted");
+        Ok(Patched::Restarted { etag, fragment: negotiate::restart_fragment(&local, kind, mid) })
+    }
+
+    /// The slot of the session that a URL names.
+    fn find(&self, path: &SessionPath) -> Result<u32, Refusal> {
+        let slot = *self.by_secret.get(&path.session).ok_or(Refusal::UnknownSession)?;
+        let session = self.sessions.get(&slot).ok_or(Refusal::UnknownSession)?;
+        if session.room == path.room && session.purpose == path.purpose { Ok(slot) } else { Err(Refusal::UnknownSession) }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Connected { peer, profile } => {
+                if let Some(session) = self.session(peer) {
+                    session.state = State::Connected;
+                    session.profile = Some(profile);
+                    info!(session = session.name, room = session.room, srtp = profile.name(), "session connected");
+                }
+            }
+            Notice::Failed { peer, reason } => {
+                if let Some(session) = self.session(peer) {
+                    warn!(session = session.name, room = session.room, %reason, "DTLS failed");
+                    self.end(peer.slot, "DTLS failed");
+                }
+            }
+            Notice::Closed { peer } => {
+                if self.session(peer).is_some() {
+                    self.end(peer.slot, "the client closed DTLS");
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, now: Micros) {
+        match event {
+            Event::Claimed { peer, worker, address } => self.claimed(peer, worker, address),
+            Event::Moved { peer, address } => {
+                if let Some(session) = self.session(peer) {
+                    info!(session = session.name, room = session.room, from = ?session.address, to = %address, "address changed");
+                    session.address = Some(address);
+                }
+            }
+            Event::Expired { peer } => {
+                if self.session(peer).is_some() {
+                    self.end(peer.slot, "consent was not renewed for 30 s");
+                }
+            }
+            Event::Stats { peer, stats } => {
+                if let Some(session) = self.session(peer) {
+                    session.take_stats(stats, now);
+                }
+            }
+            Event::Spent(Spent::Peer(peer)) => self.release(peer.id),
+            Event::Spent(_) => {}
+        }
+    }
+
+    fn claimed(&mut self, peer: PeerId, worker: WorkerId, address: SocketAddr) {
+        let Some(session) = self.session(peer) else {
+            // It ended before it was claimed, and the claim was already on its way.
+            if let Some(office) = self.workers.get_mut(worker.0 as usize) {
+                office.send(Command::Remove { peer });
+            }
+            return;
+        };
+        if session.worker.is_some() {
+            return;
+        }
+        session.worker = Some(worker);
+        session.address = Some(address);
+        if session.state == State::New {
+            session.state = State::Connecting;
+        }
+        info!(session = session.name, room = session.room, worker = worker.0, %address, "session claimed");
+        self.connect_media(peer.slot);
+    }
+
+    /// Ends a session.
+    fn end(&mut self, slot: u32, why: &str) {
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        if session.state == State::Ending {
+            return;
+        }
+        session.state = State::Ending;
+        info!(session = session.name, room = session.room, purpose = purpose_name(session.purpose), why, "session ended");
+        let (id, worker) = (session.id, session.worker);
+        self.by_secret.remove(&session.secret);
+        let credentials = std::mem::take(&mut session.credentials);
+        self.disconnect_media(slot);
+        self.leave_room(slot);
+        self.order(Order::Forget { peer: id });
+        for office in &mut self.workers {
+            for (ufrag, _) in &credentials {
+                office.send(Command::Forget { ufrag: *ufrag });
+            }
+            // To all: others may have learnt its addresses.
+            office.send(Command::Remove { peer: id });
+        }
+        if worker.is_none() && self.handoff.take(slot).is_some() {
+            self.release(id);
+        }
+    }
+
+    /// Nobody has the session's state any more: its slot is free.
+    fn release(&mut self, id: PeerId) {
+        if self.sessions.get(&id.slot).is_some_and(|session| session.id == id) {
+            self.sessions.remove(&id.slot);
+            self.free_slots.push_back(id.slot);
+        }
+    }
+
+    /// Sessions whose client never sent a check.
+    fn expire_unclaimed(&mut self, now: Micros) {
+        let late = |session: &Session| {
+            session.state == State::New && now.since(session.since) > CONSENT_MILLIS_MAX * 1_000
+        };
+        let slots: Vec<u32> = self.sessions.values().filter(|session| late(session)).map(|session| session.id.slot).collect();
+        for slot in slots {
+            self.end(slot, "no connectivity check within 30 s");
+        }
+    }
+
+    fn session(&mut self, peer: PeerId) -> Option<&mut Session> {
+        self.sessions.get_mut(&peer.slot).filter(|session| session.id == peer && session.state != State::Ending)
+    }
+
+    fn order(&self, order: Order) {
+        // The receiver lives as long as the server.
+        let _ = self.orders.send(order);
+        (self.wake_handshakes)();
+    }
+
+    /// A random token of letters and digits, all of them ice-chars (RFC 8839 §5.4) and safe in a URL: 5.95 bits each, so 32 are
+    /// 190 bits.
+    fn token(&mut self, length: usize) -> String {
+        const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let mut token = String::with_capacity(length);
+        while token.len() < length {
+            let mut bits = (self.random)();
+            for _ in 0..10 {
+                // Values above 61 are thrown away, so that every letter is equally likely.
+                if let Some(letter) = LETTERS.get((bits & 63) as usize)
+                    && token.len() < length
+                {
+                    token.push(*letter as char);
+                }
+                bits >>= 6;
+            }
+        }
+        token
+    }
+}
+
+/// A token made to fit.
+fn fit<const N: usize>(token: &str) -> arrayvec::ArrayString<N> {
+    token.chars().take(N).collect::<String>().as_str().try_into().unwrap_or_default()
+}
+
+/// The fingerprints of hash functions that are good enough; the negotiation saw to it that there is one.
+fn fingerprints(agreed: &Agreed) -> Vec<Fingerprint> {
+    let text = |(algorithm, bytes): &(String, Vec<u8>)| {
+        let digest: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+        format!("{algorithm} {}", digest.join(":"))
+    };
+    agreed.fingerprints.iter().filter_map(|fingerprint| text(fingerprint).parse().ok()).collect()
+}
+
+fn purpose_name(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Publish => "publish",
+        Purpose::Watch => "watch",
+    }
+}

@@ -1,0 +1,267 @@
+//! Who is joined to what: rooms, tracks, and the subscriptions that follow from them.
+//!
+//! A track has a shard on its publisher's worker and on each worker with a viewer of it; the publisher's worker knows which
+//! those are. Both follow from counting viewers per worker here.
+
+use std::collections::BTreeSet;
+
+use super::{Director, Session, State};
+use crate::limits::{TRACK_CACHE, WORKERS_MAX};
+use crate::peer::send::Binding;
+use crate::room::shard::{Shard, Subscriber};
+use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
+use crate::signal::negotiate::{Agreed, Purpose};
+use crate::units::{PeerId, TrackId, WorkerId};
+use crate::worker::mail::Command;
+
+/// The sessions of one name.
+#[derive(Default)]
+pub(super) struct Room {
+    pub publisher: Option<u32>,
+    pub viewers: BTreeSet<u32>,
+}
+
+impl Room {
+    pub fn len(&self) -> usize {
+        self.viewers.len() + self.publisher.is_some() as usize
+    }
+}
+
+/// A published m-line.
+pub(super) struct Track {
+    id: TrackId,
+    publisher: PeerId,
+    kind: MediaKind,
+    pub codec: CodecConfig,
+    /// The publisher's worker, once claimed: where the owning shard is.
+    owner: Option<WorkerId>,
+    /// Viewers on each worker.
+    viewers: [u32; WORKERS_MAX],
+}
+
+impl Director {
+    /// Gives track ids to the m-lines that a session sends.
+    pub(super) fn open_tracks(&mut self, publisher: PeerId, agreed: &Agreed) -> Vec<TrackId> {
+        let received = agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        let mut ids = Vec::new();
+        for media in received {
+            let (Some(slot), Some(codec)) = (self.free_tracks.pop_front(), media.codecs.first().copied()) else { continue };
+            let id = TrackId { slot, generation: publisher.generation };
+            self.tracks.insert(slot, Track { id, publisher, kind: media.kind, codec, owner: None, viewers: [0; WORKERS_MAX] });
+            ids.push(id);
+        }
+        ids
+    }
+
+    pub(super) fn enter_room(&mut self, session: &Session) {
+        let room = self.rooms.entry(session.room.clone()).or_default();
+        match session.purpose {
+            Purpose::Publish => room.publisher = Some(session.id.slot),
+            Purpose::Watch => {
+                room.viewers.insert(session.id.slot);
+            }
+        }
+    }
+
+    pub(super) fn leave_room(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let Some(room) = self.rooms.get_mut(&session.room) else { return };
+        room.viewers.remove(&slot);
+        if room.publisher == Some(slot) {
+            room.publisher = None;
+        }
+        if room.len() == 0 {
+            self.rooms.remove(&session.room);
+        }
+    }
+
+    /// A session has a worker now: its tracks get their shards, its subscriptions begin.
+    pub(super) fn connect_media(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let Some(worker) = session.worker else { return };
+        let tracks = session.tracks.clone();
+        let Some(room) = self.rooms.get(&session.room) else { return };
+        match session.purpose {
+            Purpose::Publish => {
+                let viewers: Vec<u32> = room.viewers.iter().copied().collect();
+                for track in &tracks {
+                    self.own_track(*track, worker);
+                    for viewer in &viewers {
+                        self.subscribe(*viewer, *track);
+                    }
+                }
+            }
+            Purpose::Watch => {
+                let publisher = room.publisher.and_then(|publisher| self.sessions.get(&publisher));
+                for track in publisher.map(|publisher| publisher.tracks.clone()).unwrap_or_default() {
+                    self.subscribe(slot, track);
+                }
+            }
+        }
+    }
+
+    fn own_track(&mut self, id: TrackId, worker: WorkerId) {
+        if let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id) {
+            track.owner = Some(worker);
+        }
+        self.open_shard(id, worker);
+    }
+
+    /// Gives a worker its shard of a track.
+    fn open_shard(&mut self, id: TrackId, worker: WorkerId) {
+        let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
+        let (Some(owner), Some(office)) = (track.owner, self.workers.get_mut(worker.0 as usize)) else { return };
+        let cache = if track.kind == MediaKind::Video { TRACK_CACHE } else { TRACK_CACHE / 8 };
+        let shard = Shard::new(id, owner, track.publisher.slot, track.codec.clock_rate, cache);
+        office.send(Command::OpenShard { shard: Box::new(shard) });
+    }
+
+    /// Feeds a viewer's m-line of the right kind from a track, if both have a worker and the viewer can decode it.
+    fn subscribe(&mut self, viewer: u32, id: TrackId) {
+        let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
+        let Some(session) = self.sessions.get(&viewer).filter(|session| session.state != State::Ending) else { return };
+        let (Some(owner), Some(worker)) = (track.owner, session.worker) else { return };
+        let Some((sender, codec)) = match_sender(&session.agreed.media, track) else {
+            tracing::warn!(session = session.name, room = session.room, codec = track.codec.codec.name(), "viewer cannot decode the track");
+            return;
+        };
+        let binding = Binding { track: id, payload_type: codec.payload_type, rtx: codec.rtx, clock_rate: track.codec.clock_rate };
+        let peer = session.id;
+        let first_here = track.viewers[worker.0 as usize] == 0;
+        if first_here && worker != owner {
+            self.open_shard(id, worker);
+        }
+        if let Some(track) = self.tracks.get_mut(&id.slot) {
+            track.viewers[worker.0 as usize] += 1;
+        }
+        if first_here {
+            self.route(id);
+        }
+        if let Some(office) = self.workers.get_mut(worker.0 as usize) {
+            office.send(Command::Subscribe { subscriber: Subscriber { peer: viewer, sender }, peer, binding });
+        }
+    }
+
+    /// Tells the publisher's worker which others want the track.
+    fn route(&mut self, id: TrackId) {
+        let Some(track) = self.tracks.get(&id.slot) else { return };
+        let Some(owner) = track.owner else { return };
+        let mut others = 0u64;
+        for (worker, viewers) in track.viewers.iter().enumerate() {
+            if *viewers > 0 && worker != owner.0 as usize {
+                others |= 1 << worker;
+            }
+        }
+        if let Some(office) = self.workers.get_mut(owner.0 as usize) {
+            office.send(Command::Route { track: id, others });
+        }
+    }
+
+    /// Undoes [`Director::connect_media`].
+    pub(super) fn disconnect_media(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let worker = session.worker;
+        match session.purpose {
+            Purpose::Publish => {
+                for id in session.tracks.clone() {
+                    self.close_track(id);
+                }
+            }
+            Purpose::Watch => {
+                let publisher = self.rooms.get(&session.room).and_then(|room| self.sessions.get(&room.publisher?));
+                let tracks = publisher.map(|publisher| publisher.tracks.clone()).unwrap_or_default();
+                let media = session.agreed.media.clone();
+                for id in tracks {
+                    if let Some(worker) = worker {
+                        self.unsubscribe(id, worker, &media);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One viewer less of a track on a worker. The worker itself unbinds what belongs to a session it removes.
+    fn unsubscribe(&mut self, id: TrackId, worker: WorkerId, media: &[MediaConfig]) {
+        let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id) else { return };
+        if match_sender(media, track).is_none() || track.owner.is_none() {
+            return;
+        }
+        let viewers = &mut track.viewers[worker.0 as usize];
+        *viewers = viewers.saturating_sub(1);
+        if *viewers == 0 {
+            let owner = track.owner;
+            self.route(id);
+            if owner != Some(worker)
+                && let Some(office) = self.workers.get_mut(worker.0 as usize)
+            {
+                office.send(Command::CloseShard { track: id });
+            }
+        }
+    }
+
+    fn close_track(&mut self, id: TrackId) {
+        let Some(track) = self.tracks.remove(&id.slot) else { return };
+        for (worker, office) in self.workers.iter_mut().enumerate() {
+            let owns = track.owner.is_some_and(|owner| owner.0 as usize == worker);
+            if owns || track.viewers.get(worker).is_some_and(|viewers| *viewers > 0) {
+                office.send(Command::CloseShard { track: id });
+            }
+        }
+        self.free_tracks.push_back(id.slot);
+    }
+}
+
+/// The viewer's m-line for a track: index among the m-lines the server sends on, and the payload type it knows the codec by.
+fn match_sender(media: &[MediaConfig], track: &Track) -> Option<(u16, CodecConfig)> {
+    let sent = media.iter().filter(|media| media.local_stream.is_some()).enumerate();
+    for (index, media) in sent.filter(|(_, media)| media.kind == track.kind) {
+        if let Some(codec) = media.codecs.iter().find(|codec| decodes(codec, &track.codec)) {
+            return Some((index as u16, *codec));
+        }
+    }
+    None
+}
+
+/// Whether a receiver of `own` can decode a stream of `sent`.
+fn decodes(own: &CodecConfig, sent: &CodecConfig) -> bool {
+    if own.codec != sent.codec {
+        return false;
+    }
+    match (own.format, sent.format) {
+        (
+            Format::H264 { profile_idc: own_profile, packetization_mode: own_mode, .. },
+            Format::H264 { profile_idc, packetization_mode, .. },
+        ) => {
+            // A higher profile decodes a lower one, and mode 1 takes what mode 0 sends (RFC 6184 §8.1, table 6).
+            own_mode >= packetization_mode && own_profile >= profile_idc
+        }
+        (own, sent) => own == sent || own == Format::Any || sent == Format::Any,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rtp::config::{Codec, Feedback};
+    use crate::units::PayloadType;
+
+    fn h264(profile_idc: u8, packetization_mode: u8) -> CodecConfig {
+        CodecConfig {
+            codec: Codec::H264,
+            payload_type: PayloadType(102),
+            rtx: None,
+            clock_rate: 90_000,
+            format: Format::H264 { profile_idc, profile_iop: 0xe0, packetization_mode },
+            feedback: Feedback::default(),
+        }
+    }
+
+    #[test]
+    fn a_higher_profile_or_mode_decodes_a_lower_one() {
+        assert!(decodes(&h264(0x42, 1), &h264(0x42, 1)));
+        assert!(decodes(&h264(0x42, 1), &h264(0x42, 0)));
+        assert!(decodes(&h264(0x64, 1), &h264(0x42, 1)));
+        assert!(!decodes(&h264(0x42, 0), &h264(0x42, 1)));
+        assert!(!decodes(&h264(0x42, 1), &h264(0x64, 1)));
+    }
+}

@@ -1,0 +1,115 @@
+//! What the API and the metrics show of the director's state.
+
+use std::sync::atomic::Ordering;
+
+use super::{Director, Session, State};
+use crate::rtp::config::{Direction, MediaKind};
+use crate::signal::api::{RoomView, SessionView, TrackView};
+use crate::signal::negotiate::Purpose;
+use crate::units::Micros;
+use crate::worker::mail::PeerStats;
+
+impl Session {
+    /// Statistics of the last second.
+    pub(super) fn take_stats(&mut self, stats: PeerStats, now: Micros) {
+        let elapsed = now.since(self.stats_at).max(1) as u128;
+        let rate = |new: u64, old: u64| (new.saturating_sub(old) as u128 * 8_000_000 / elapsed) as u64;
+        self.bitrate_in = rate(stats.inbound.octets, self.stats.inbound.octets);
+        self.bitrate_out = rate(stats.outbound.octets, self.stats.outbound.octets);
+        (self.stats, self.stats_at, self.address) = (stats, now, stats.address.or(self.address));
+    }
+}
+
+impl Director {
+    pub(super) fn room_views(&self, now: Micros) -> Vec<RoomView> {
+        let mut views: Vec<RoomView> = self
+            .rooms
+            .iter()
+            .map(|(name, room)| RoomView {
+                room: name.clone(),
+                publishers: room.publisher.is_some() as usize,
+                viewers: room.viewers.len(),
+                sessions: (room.publisher.iter().chain(&room.viewers))
+                    .filter_map(|slot| self.sessions.get(slot))
+                    .map(|session| self.session_view(session, now))
+                    .collect(),
+            })
+            .collect();
+        views.sort_by(|a, b| a.room.cmp(&b.room));
+        views
+    }
+
+    pub(super) fn session_view(&self, session: &Session, now: Micros) -> SessionView {
+        let (inbound, outbound) = (&session.stats.inbound, &session.stats.outbound);
+        SessionView {
+            id: session.name.clone(),
+            purpose: super::purpose_name(session.purpose),
+            identity: session.identity.clone(),
+            state: match session.state {
+                State::New => "new",
+                State::Connecting => "connecting",
+                State::Connected => "connected",
+                State::Ending => "closing",
+            },
+            worker: session.worker.map(|worker| worker.0),
+            remote_address: session.address,
+            client: Some(session.client),
+            user_agent: session.user_agent.clone(),
+            srtp_profile: session.profile.map(|profile| profile.name()),
+            since_seconds: now.since(session.since) / 1_000_000,
+            rtt_ms: (outbound.round_trip > Micros::ZERO).then_some(outbound.round_trip.0 as f64 / 1_000.0),
+            bitrate_in: session.bitrate_in,
+            bitrate_out: session.bitrate_out,
+            packets_in: inbound.packets,
+            packets_out: outbound.packets,
+            packets_lost: inbound.lost + outbound.lost as u64,
+            packets_retransmitted: outbound.retransmitted,
+            nacks: inbound.nacks + outbound.nacks,
+            plis: inbound.key_frame_requests + outbound.key_frame_requests,
+            tracks: self.track_views(session),
+        }
+    }
+
+    fn track_views(&self, session: &Session) -> Vec<TrackView> {
+        let media = session.agreed.media.iter();
+        media
+            .map(|media| {
+                let sends = media.direction == Direction::SendOnly;
+                let codec = if sends { self.watched_codec(session, media.kind) } else { media.codecs.first().map(|codec| codec.codec.name()) };
+                TrackView {
+                    mid: media.mid.to_string(),
+                    kind: kind_name(media.kind),
+                    codec,
+                    direction: if sends { "out" } else { "in" },
+                    ..TrackView::default()
+                }
+            })
+            .collect()
+    }
+
+    /// The codec a viewer is being sent, which is the publisher's.
+    fn watched_codec(&self, session: &Session, kind: MediaKind) -> Option<&'static str> {
+        let publisher = self.sessions.get(&self.rooms.get(&session.room)?.publisher?)?;
+        let track = publisher.tracks.iter().filter_map(|id| self.tracks.get(&id.slot)).find(|track| track.codec.codec.kind() == kind)?;
+        Some(track.codec.codec.name())
+    }
+
+    pub(super) fn publish_gauges(&self) {
+        let count = |purpose| self.sessions.values().filter(|session| session.purpose == purpose && session.state != State::Ending).count();
+        let store = |gauge: &std::sync::atomic::AtomicU64, value: usize| gauge.store(value as u64, Ordering::Relaxed);
+        store(&self.gauges.rooms, self.rooms.len());
+        store(&self.gauges.publishers, count(Purpose::Publish));
+        store(&self.gauges.viewers, count(Purpose::Watch));
+        store(&self.gauges.connected, self.sessions.values().filter(|session| session.state == State::Connected).count());
+        if !self.draining {
+            self.gauges.ready.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) fn kind_name(kind: MediaKind) -> &'static str {
+    match kind {
+        MediaKind::Audio => "audio",
+        MediaKind::Video => "video",
+    }
+}

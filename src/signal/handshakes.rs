@@ -1,0 +1,297 @@
+//! The DTLS handshakes of all sessions, on a thread of their own: a storm of joins costs those who are already watching nothing.
+//!
+//! Workers pass DTLS records in, in their arena slots; datagrams and finished keys go back as commands. The state machine is
+//! sans-I/O like the worker's: [`Handshakes::turn`] takes the time and returns when it wants to be called again.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use rtrb::Consumer;
+
+use super::api::Gauges;
+use crate::limits::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE, STREAMS_PER_PEER};
+use crate::metrics::{DropReason, WorkerMetrics};
+use crate::peer::Keys;
+use crate::secure::dtls::{DtlsError, Fingerprint, Handshake, Identity, Role};
+use crate::secure::srtp::{self, KeyingMaterial, Profile};
+use crate::units::{Micros, PeerId, WorkerId};
+use crate::worker::mail::{Command, HandshakeEvent, Outbox};
+
+/// Time between two looks at the retransmission timers.
+const TIMER_INTERVAL: Micros = Micros::from_millis(20);
+
+/// SSRCs under which a session that only watches may send RTCP.
+const VIEWER_STREAMS: usize = 4;
+
+/// What the director asks.
+pub enum Order {
+    /// A session exists, and its certificate must have one of these fingerprints.
+    Expect { peer: PeerId, role: Role, fingerprints: Vec<Fingerprint>, publishes: bool },
+    /// The session ended.
+    Forget { peer: PeerId },
+    /// The server stops: say goodbye to everybody.
+    CloseAll,
+}
+
+/// What the director is told.
+#[derive(Debug)]
+pub enum Notice {
+    Connected { peer: PeerId, profile: Profile },
+    Failed { peer: PeerId, reason: String },
+    /// The client closed the association.
+    Closed { peer: PeerId },
+}
+
+struct Association {
+    peer: PeerId,
+    role: Role,
+    fingerprints: Vec<Fingerprint>,
+    publishes: bool,
+    /// Known from the claim on.
+    worker: Option<(WorkerId, SocketAddr)>,
+    handshake: Option<Box<Handshake>>,
+}
+
+/// All associations.
+pub struct Handshakes {
+    identity: Identity,
+    associations: HashMap<u32, Association>,
+    /// Slots whose handshake is not finished, for the timers.
+    in_flight: Vec<u32>,
+    per_source: HashMap<IpAddr, usize>,
+    orders: Receiver<Order>,
+    notices: Sender<Notice>,
+    commands: Vec<Office>,
+    events: Vec<Consumer<HandshakeEvent>>,
+    metrics: Arc<WorkerMetrics>,
+    gauges: Arc<Gauges>,
+    next_timer: Micros,
+}
+
+/// A ring to a worker with a place for what does not fit at once.
+pub struct Office {
+    outbox: Outbox<Command>,
+    waiting: std::collections::VecDeque<Command>,
+}
+
+impl Office {
+    pub fn new(outbox: Outbox<Command>) -> Self {
+        Office { outbox, waiting: Default::default() }
+    }
+
+    pub fn send(&mut self, command: Command) {
+        self.waiting.push_back(command);
+    }
+
+    /// Moves what fits into the ring, and wakes the worker. True if nothing had to stay.
+    pub fn flush(&mut self) -> bool {
+        while let Some(command) = self.waiting.pop_front() {
+            if let Err(command) = self.outbox.push(command) {
+                self.waiting.push_front(command);
+                break;
+            }
+        }
+        self.outbox.flush();
+        self.waiting.is_empty()
+    }
+}
+
+/// The rings of [`Handshakes`].
+pub struct Links {
+    pub orders: Receiver<Order>,
+    pub notices: Sender<Notice>,
+    pub commands: Vec<Outbox<Command>>,
+    pub events: Vec<Consumer<HandshakeEvent>>,
+}
+
+impl Handshakes {
+    /// `metrics` is this thread's own table.
+    pub fn new(identity: Identity, links: Links, metrics: Arc<WorkerMetrics>, gauges: Arc<Gauges>) -> Self {
+        Handshakes {
+            identity,
+            associations: HashMap::new(),
+            in_flight: Vec::new(),
+            per_source: HashMap::new(),
+            orders: links.orders,
+            notices: links.notices,
+            commands: links.commands.into_iter().map(Office::new).collect(),
+            events: links.events,
+            metrics,
+            gauges,
+            next_timer: Micros::ZERO,
+        }
+    }
+
+    /// Works off what has come. Returns when to call again at the latest.
+    pub fn turn(&mut self, now: Micros) -> Micros {
+        self.read_orders();
+        for worker in 0..self.events.len() {
+            while let Ok(event) = self.events[worker].pop() {
+                self.event(event, now);
+            }
+        }
+        if now >= self.next_timer {
+            self.next_timer = now + TIMER_INTERVAL;
+            self.timers(now);
+        }
+        self.gauges.handshakes.store(self.in_flight.len() as u64, Ordering::Relaxed);
+        let mut idle = self.in_flight.is_empty();
+        for office in &mut self.commands {
+            idle &= office.flush();
+        }
+        if idle { now + Micros::from_secs(1) } else { self.next_timer }
+    }
+
+    fn read_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Expect { peer, role, fingerprints, publishes } => {
+                    let association = Association { peer, role, fingerprints, publishes, worker: None, handshake: None };
+                    self.associations.insert(peer.slot, association);
+                }
+                Order::Forget { peer } => {
+                    if self.associations.get(&peer.slot).is_some_and(|association| association.peer == peer) {
+                        self.settle(peer.slot);
+                        self.associations.remove(&peer.slot);
+                    }
+                }
+                Order::CloseAll => {
+                    for slot in self.associations.keys().copied().collect::<Vec<_>>() {
+                        if let Some(handshake) = self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut()) {
+                            handshake.close();
+                        }
+                        self.collect(slot, Ok(()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: HandshakeEvent, now: Micros) {
+        let peer = match &event {
+            HandshakeEvent::Claimed { peer, .. } | HandshakeEvent::Datagram { peer, .. } => *peer,
+        };
+        if self.associations.get(&peer.slot).is_none_or(|association| association.peer != peer) {
+            // The order may still be in the channel: it was sent before the worker could know of the session.
+            self.read_orders();
+        }
+        let Some(association) = self.associations.get_mut(&peer.slot).filter(|association| association.peer == peer) else { return };
+        match event {
+            HandshakeEvent::Claimed { worker, address, .. } => {
+                association.worker = Some((worker, address));
+                if association.role == Role::Client && association.handshake.is_none() {
+                    self.begin(peer.slot, now);
+                }
+            }
+            HandshakeEvent::Datagram { packet, .. } => {
+                if association.handshake.is_none() && !self.begin(peer.slot, now) {
+                    return;
+                }
+                let handshake = self.associations.get_mut(&peer.slot).and_then(|association| association.handshake.as_mut());
+                let Some(handshake) = handshake else { return };
+                let outcome = handshake.handle(packet.bytes(), now);
+                self.collect(peer.slot, outcome);
+            }
+        }
+    }
+
+    /// Starts a handshake, unless there are too many. Only a session with a checked address gets here, so the cost of a
+    /// handshake cannot be caused from a spoofed source.
+    fn begin(&mut self, slot: u32, now: Micros) -> bool {
+        let Some(association) = self.associations.get_mut(&slot) else { return false };
+        let Some((_, address)) = association.worker else { return false };
+        let from_source = self.per_source.entry(address.ip().to_canonical()).or_default();
+        if self.in_flight.len() >= HANDSHAKES_MAX || *from_source >= HANDSHAKES_PER_SOURCE {
+            self.metrics.count_drop(DropReason::DtlsLimit);
+            return false;
+        }
+        match Handshake::new(&self.identity, association.role, association.fingerprints.clone(), now) {
+            Ok(handshake) => {
+                *from_source += 1;
+                association.handshake = Some(Box::new(handshake));
+                self.in_flight.push(slot);
+                self.collect(slot, Ok(()));
+                true
+            }
+            Err(error) => {
+                let _ = self.notices.send(Notice::Failed { peer: association.peer, reason: error.to_string() });
+                false
+            }
+        }
+    }
+
+    /// Passes on what a handshake has to say after it was given something.
+    fn collect(&mut self, slot: u32, outcome: Result<(), DtlsError>) {
+        let Some(association) = self.associations.get_mut(&slot) else { return };
+        let (peer, role, Some((worker, _))) = (association.peer, association.role, association.worker) else { return };
+        let Some(handshake) = association.handshake.as_mut() else { return };
+        let Some(office) = self.commands.get_mut(worker.0 as usize) else { return };
+        while let Some(datagram) = handshake.poll_transmit() {
+            office.send(Command::Datagram { peer, bytes: datagram.into() });
+        }
+        if let Err(error) = outcome {
+            self.metrics.count_drop(DropReason::DtlsFailed);
+            let _ = self.notices.send(Notice::Failed { peer, reason: error.to_string() });
+            self.settle(slot);
+            return;
+        }
+        // SCTP comes with the rooms; until then application data is read and let go.
+        while handshake.poll_application_data().is_some() {}
+        let closed = handshake.closed_by_peer();
+        if let Some(keys) = handshake.keys() {
+            let profile = keys.profile;
+            match make_keys(profile, &keys.exporter, role, association.publishes) {
+                Some(keys) => {
+                    office.send(Command::Keys { peer, keys: Box::new(keys) });
+                    let _ = self.notices.send(Notice::Connected { peer, profile });
+                }
+                None => {
+                    let _ = self.notices.send(Notice::Failed { peer, reason: "exported keys have the wrong length".to_owned() });
+                }
+            }
+            self.settle(slot);
+        }
+        if closed {
+            let _ = self.notices.send(Notice::Closed { peer });
+            self.settle(slot);
+        }
+    }
+
+    /// A handshake is over, well or not.
+    fn settle(&mut self, slot: u32) {
+        let before = self.in_flight.len();
+        self.in_flight.retain(|other| *other != slot);
+        if before == self.in_flight.len() {
+            return;
+        }
+        let source = self.associations.get(&slot).and_then(|association| association.worker).map(|(_, address)| address.ip().to_canonical());
+        if let Some(source) = source
+            && let Some(count) = self.per_source.get_mut(&source)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.per_source.remove(&source);
+            }
+        }
+    }
+
+    fn timers(&mut self, now: Micros) {
+        for slot in self.in_flight.clone() {
+            let handshake = self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut());
+            let Some(handshake) = handshake.filter(|handshake| handshake.poll_timeout().is_some_and(|at| at <= now)) else { continue };
+            let outcome = handshake.handle_timeout(now);
+            self.collect(slot, outcome);
+        }
+    }
+}
+
+/// Keys of both directions from the exporter's bytes (RFC 5764 §4.2): ours to send with, the peer's to receive with.
+fn make_keys(profile: Profile, exporter: &[u8], role: Role, publishes: bool) -> Option<Keys> {
+    let (local, remote) = KeyingMaterial::from_exporter(profile, exporter).ok()?.split(role == Role::Server);
+    // Only a publisher's packets need a table of SSRCs, and a viewer may answer with a few of its own.
+    let streams = if publishes { STREAMS_PER_PEER } else { VIEWER_STREAMS };
+    Some(Keys { inbound: srtp::Receiver::new(&remote, streams), outbound: srtp::Sender::new(&local) })
+}

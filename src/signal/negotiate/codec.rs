@@ -1,0 +1,184 @@
+//! Which of the offered codecs are agreed, with what parameters and feedback.
+
+use arrayvec::ArrayVec;
+
+use super::offer::{Encoding, Media};
+use super::{CodecPolicy, Purpose};
+use crate::rtp::config::{Codec, CodecConfig, Feedback, Format, MediaKind};
+use crate::units::PayloadType;
+
+/// An agreed codec and the format parameters of its `a=fmtp` in the answer (empty: no such line).
+#[derive(Clone, Debug)]
+pub struct AgreedCodec {
+    pub config: CodecConfig,
+    pub parameters: String,
+    /// Channels in `a=rtpmap`, for Opus.
+    pub channels: u8,
+}
+
+/// The codecs of one m-line: the first handled one for a publisher, so that what arrives is known; all handled ones for a viewer,
+/// so that any publisher suits it. In the offerer's order (RFC 3264 §6.1 lets the answerer choose; the client knows what its
+/// hardware does best).
+pub fn agree(media: &Media, purpose: Purpose, policy: &CodecPolicy, transport_sequence: bool) -> ArrayVec<AgreedCodec, 16> {
+    let mut agreed: Vec<AgreedCodec> = Vec::new();
+    for encoding in &media.encodings {
+        if purpose == Purpose::Publish && !agreed.is_empty() {
+            break;
+        }
+        let Some((codec, format, parameters)) = handled(encoding, media.kind, policy) else { continue };
+        let payload_type = PayloadType(encoding.payload_type);
+        let config = CodecConfig {
+            codec,
+            payload_type,
+            rtx: retransmission(media, encoding),
+            clock_rate: encoding.clock_rate,
+            format,
+            feedback: feedback(media, encoding.payload_type, codec.kind(), purpose, transport_sequence),
+        };
+        agreed.push(AgreedCodec { config, parameters, channels: encoding.channels });
+    }
+    bounded(agreed)
+}
+
+/// The first sixteen. Some browsers list a dozen H264 profiles before their only AV1: further profiles give way, from the last,
+/// so that no codec is lost.
+fn bounded(mut agreed: Vec<AgreedCodec>) -> ArrayVec<AgreedCodec, 16> {
+    const MAX: usize = 16;
+    while agreed.len() > MAX {
+        let repeated = agreed
+            .iter()
+            .enumerate()
+            .rposition(|(index, codec)| agreed.iter().take(index).any(|earlier| earlier.config.codec == codec.config.codec));
+        match repeated {
+            Some(index) => drop(agreed.remove(index)),
+            None => agreed.truncate(MAX),
+        }
+    }
+    agreed.into_iter().collect()
+}
+
+/// Names of what was offered, for an error text.
+pub fn offered_names(media: &Media) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for encoding in &media.encodings {
+        if !names.iter().any(|name| name.eq_ignore_ascii_case(encoding.name)) && names.len() < 12 && encoding.name.len() <= 32 {
+            names.push(encoding.name);
+        }
+    }
+    if names.is_empty() { "no codec with an a=rtpmap".into() } else { names.join(", ") }
+}
+
+/// RFC 5761 §4: with RTP and RTCP on one port, 64–95 cannot be told from RTCP packet types.
+const fn usable(payload_type: u8) -> bool {
+    !matches!(payload_type, 64..=95)
+}
+
+fn handled(encoding: &Encoding, kind: Option<MediaKind>, policy: &CodecPolicy) -> Option<(Codec, Format, String)> {
+    let codec = [Codec::Opus, Codec::Vp8, Codec::Vp9, Codec::H264, Codec::Av1]
+        .into_iter()
+        .find(|codec| codec.name().eq_ignore_ascii_case(encoding.name))?;
+    let clock_rate = match codec {
+        Codec::Opus => 48_000, // RFC 7587 §7: always, and always two channels
+        _ => 90_000,
+    };
+    let suits = kind == Some(codec.kind()) && encoding.clock_rate == clock_rate && usable(encoding.payload_type);
+    if !suits || !policy.allows(codec) {
+        return None;
+    }
+    let (format, parameters) = match codec {
+        Codec::Opus => (Format::Any, opus_parameters(encoding)),
+        Codec::Vp8 => (Format::Any, String::new()),
+        Codec::Vp9 => vp9_format(encoding)?,
+        Codec::Av1 => av1_format(encoding)?,
+        Codec::H264 => h264_format(encoding)?,
+    };
+    Some((codec, format, parameters))
+}
+
+/// The value of one format parameter; names are compared without case (RFC 8866 §6.15 leaves it to the codec; RFC 6838 §4.3).
+fn parameter<'s>(encoding: &Encoding<'s>, name: &str) -> Option<&'s str> {
+    encoding.parameters.split(';').find_map(|parameter| {
+        let (key, value) = parameter.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// RFC 7587 §6.1. What the publisher's encoder may do is said by *our* parameters, so they repeat its own.
+fn opus_parameters(encoding: &Encoding) -> String {
+    const KEPT: [&str; 7] = ["minptime", "useinbandfec", "stereo", "usedtx", "cbr", "maxaveragebitrate", "maxplaybackrate"];
+    let mut kept: Vec<String> = KEPT
+        .into_iter()
+        .filter_map(|name| parameter(encoding, name)?.parse::<u32>().ok().map(|value| format!("{name}={value}")))
+        .collect();
+    if parameter(encoding, "sprop-stereo") == Some("1") && parameter(encoding, "stereo").is_none() {
+        kept.push("stereo=1".into());
+    }
+    kept.join(";")
+}
+
+/// RFC 9628 §6.1: profile 0 if none is named.
+fn vp9_format(encoding: &Encoding) -> Option<(Format, String)> {
+    match parameter(encoding, "profile-id") {
+        None => Some((Format::Profile(0), String::new())),
+        Some(value) => {
+            let profile = value.parse::<u8>().ok().filter(|profile| *profile <= 3)?;
+            Some((Format::Profile(profile), format!("profile-id={profile}")))
+        }
+    }
+}
+
+/// AV1 RTP payload format, §7.2: profile 0, level-idx 5 and tier 0 if none is named.
+fn av1_format(encoding: &Encoding) -> Option<(Format, String)> {
+    let number = |name, max: u8| match parameter(encoding, name) {
+        None => Some(None),
+        Some(value) => value.parse::<u8>().ok().filter(|value| *value <= max).map(Some),
+    };
+    let (level, profile, tier) = (number("level-idx", 31)?, number("profile", 2)?, number("tier", 1)?);
+    let named = [("level-idx", level), ("profile", profile), ("tier", tier)];
+    let kept: Vec<String> = named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect();
+    Some((Format::Profile(profile.unwrap_or(0)), kept.join(";")))
+}
+
+/// RFC 6184 §8.1: Baseline profile at level 1 and packetization mode 0 if none is named. Mode 2 (interleaved) is not handled.
+fn h264_format(encoding: &Encoding) -> Option<(Format, String)> {
+    let profile_level_id = match parameter(encoding, "profile-level-id") {
+        Some(text) if text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(text, 16).ok()?,
+        Some(_) => return None,
+        None => 0x42_00_0a,
+    };
+    let packetization_mode = match parameter(encoding, "packetization-mode") {
+        None | Some("0") => 0,
+        Some("1") => 1,
+        Some(_) => return None,
+    };
+    let [_, profile_idc, profile_iop, _] = profile_level_id.to_be_bytes();
+    // RFC 6184 §8.2.2: the profile is symmetric, the level only without level-asymmetry-allowed; the echo satisfies both.
+    let asymmetry = if parameter(encoding, "level-asymmetry-allowed") == Some("1") { "level-asymmetry-allowed=1;" } else { "" };
+    let parameters = format!("{asymmetry}packetization-mode={packetization_mode};profile-level-id={profile_level_id:06x}");
+    Some((Format::H264 { profile_idc, profile_iop, packetization_mode }, parameters))
+}
+
+/// RFC 4588 §8.1: the payload type whose `apt` is this one.
+fn retransmission(media: &Media, of: &Encoding) -> Option<PayloadType> {
+    let rtx = media.encodings.iter().find(|encoding| {
+        encoding.name.eq_ignore_ascii_case("rtx")
+            && encoding.clock_rate == of.clock_rate
+            && usable(encoding.payload_type)
+            && parameter(encoding, "apt").and_then(|apt| apt.parse().ok()) == Some(of.payload_type)
+    })?;
+    Some(PayloadType(rtx.payload_type))
+}
+
+/// The feedback both ends know. `goog-remb` is never answered: transport-wide feedback replaces it.
+fn feedback(media: &Media, payload_type: u8, kind: MediaKind, purpose: Purpose, transport_sequence: bool) -> Feedback {
+    let offered = |wanted: &str| {
+        media.feedback.iter().any(|(number, value)| number.is_none_or(|number| number == payload_type) && *value == wanted)
+    };
+    let video = kind == MediaKind::Video;
+    Feedback {
+        nack: offered("nack"),
+        pli: video && offered("nack pli"),
+        fir: video && offered("ccm fir"),
+        transport_cc: purpose == Purpose::Publish && transport_sequence && offered("transport-cc"),
+    }
+}

@@ -1,0 +1,31 @@
+//! WHEP, the WebRTC-HTTP Egress Protocol (draft-ietf-wish-whep): a client watches a room.
+//!
+//! `POST /whep/{room}` makes a session; its URL, given in `Location`, takes PATCH and DELETE. The draft lets a server answer
+//! an offer with a counter-offer (406); this one never does, so an SDP answer by PATCH is 415. A viewer who comes before the
+//! publisher is admitted rather than sent away with 409. All the rest is in `http/resource.rs`, which WHIP shares.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use axum::routing::any;
+
+use super::api::{Purpose, SessionPath};
+use super::http::{self, Failure, Services};
+
+pub fn routes() -> Router<Arc<Services>> {
+    Router::new().route("/whep/{room}", any(endpoint)).route("/whep/{room}/{session}", any(session))
+}
+
+async fn endpoint(State(services): State<Arc<Services>>, Path(room): Path<String>, request: Request) -> Result<Response, Failure> {
+    http::endpoint(&services, Purpose::Watch, room, request).await
+}
+
+async fn session(
+    State(services): State<Arc<Services>>,
+    Path((room, session)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    http::session(&services, SessionPath { room, purpose: Purpose::Watch, session }, request).await
+}

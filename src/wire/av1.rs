@@ -1,0 +1,141 @@
+//! AV1 payloads (RTP Payload Format For AV1, v1.0.0, section 4): the aggregation header, and what the OBU elements after it are.
+
+use crate::metrics::DropReason;
+
+/// OBU types (AV1 specification, section 6.2.2).
+const OBU_SEQUENCE_HEADER: u8 = 1;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Z: the first element continues one from the packet before.
+    pub continues: bool,
+    /// Y: the last element goes on in the next packet.
+    pub continued: bool,
+    /// N: first packet of a coded video sequence.
+    pub new_sequence: bool,
+    /// A sequence header begins in this packet.
+    pub sequence_header: bool,
+    /// Temporal and spatial layer, from the first OBU that tells.
+    pub layer: Option<(u8, u8)>,
+    /// First packet of a picture that needs no earlier one.
+    pub key_frame: bool,
+}
+
+/// Reads an RTP payload.
+pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
+    read(payload).ok_or(DropReason::PayloadMalformed)
+}
+
+fn read(payload: &[u8]) -> Option<Descriptor> {
+    // Z, Y, two bits of W, N.
+    let (&header, mut rest) = payload.split_first()?;
+    let elements = header >> 4 & 3;
+    let mut descriptor = Descriptor {
+        continues: header & 0x80 != 0,
+        continued: header & 0x40 != 0,
+        new_sequence: header & 0x08 != 0,
+        ..Descriptor::default()
+    };
+    // A coded video sequence begins with a new OBU.
+    if rest.is_empty() || descriptor.continues && descriptor.new_sequence {
+        return None;
+    }
+    let mut index = 0;
+    while !rest.is_empty() {
+        index += 1;
+        // With W elements, the last goes to the end of the packet and has no length before it.
+        let element = if index == elements {
+            std::mem::take(&mut rest)
+        } else {
+            let (len, after) = leb128(rest)?;
+            let (element, after) = after.split_at_checked(len)?;
+            rest = after;
+            element
+        };
+        if index > 1 || !descriptor.continues {
+            descriptor.add(element)?;
+        }
+    }
+    if index < elements {
+        return None;
+    }
+    descriptor.key_frame = descriptor.new_sequence;
+    Some(descriptor)
+}
+
+impl Descriptor {
+    /// Reads an OBU's header (AV1 specification, section 5.3.2); an empty element is none.
+    fn add(&mut self, element: &[u8]) -> Option<()> {
+        let Some(header) = element.first() else { return Some(()) };
+        // obu_forbidden_bit
+        if header & 0x80 != 0 {
+            return None;
+        }
+        self.sequence_header |= header >> 3 & 0x0f == OBU_SEQUENCE_HEADER;
+        if header & 0x04 != 0 {
+            let extension = element.get(1)?;
+            self.layer.get_or_insert((extension >> 5, extension >> 3 & 3));
+        }
+        Some(())
+    }
+}
+
+/// A length in little-endian groups of seven bits, at most eight of them (AV1 specification, section 4.10.5), and what follows.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0u64;
+    for (index, byte) in bytes.iter().enumerate().take(8) {
+        value |= ((byte & 0x7f) as u64) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((value.try_into().ok()?, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_new_sequence() {
+        // W = 2: a sequence header of three bytes, then a frame with an extension byte.
+        let payload = [0x28, 3, 0x08, 1, 2, 0x34, 0x48, 9, 9];
+        let descriptor = parse(&payload).expect("a payload");
+        assert!(descriptor.key_frame && descriptor.new_sequence && descriptor.sequence_header);
+        assert_eq!(descriptor.layer, Some((2, 1)));
+        // The same with W = 0: every element has its length.
+        let payload = [0x08, 3, 0x08, 1, 2, 4, 0x34, 0x48, 9, 9];
+        assert_eq!(parse(&payload), Ok(descriptor));
+    }
+
+    #[test]
+    fn fragments_are_not_read_as_headers() {
+        let middle = parse(&[0xd0, 0x88, 9]).expect("a payload");
+        assert!(middle.continues && middle.continued && !middle.key_frame && !middle.sequence_header);
+        // The first element continues, the second is a sequence header.
+        let tail = parse(&[0xa0, 1, 0xff, 0x08, 9]).expect("a payload");
+        assert!(tail.continues && tail.sequence_header && !tail.key_frame);
+    }
+
+    #[test]
+    fn elements_beyond_the_packet_are_malformed() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&[0x10]).is_err());
+        assert!(parse(&[0x20, 4, 1, 2, 3]).is_err());
+        assert!(parse(&[0x20, 3, 1, 2, 3]).is_err(), "the second element is missing");
+        assert!(parse(&[0x00, 0x80]).is_err(), "half a length");
+        assert!(parse(&[0x00, 0x80, 0x80, 0x80, 0x80, 0x00]).is_ok(), "a long way to say nothing");
+        assert!(parse(&[0x00, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).is_err(), "nine groups");
+        assert!(parse(&[0x10, 0x80]).is_err(), "forbidden bit");
+        assert!(parse(&[0x98, 0x08, 1]).is_err(), "a new sequence that continues a packet");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(payload in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = parse(&payload);
+        }
+    }
+}

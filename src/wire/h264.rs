@@ -1,0 +1,139 @@
+//! H.264 payloads (RFC 6184 §5): which NAL units a packet has, and whether a picture that needs no earlier one begins in it.
+//!
+//! Such a picture begins with its sequence parameter set where there is one in the stream, else with the first slice of an IDR
+//! picture. Browsers send both in one packet or the set just before.
+
+use super::bytes::u16_at;
+use crate::metrics::DropReason;
+
+/// NAL unit types (ITU-T H.264 table 7-1; 24 and above: RFC 6184 §5.2).
+pub const IDR: u8 = 5;
+pub const SEQUENCE_PARAMETER_SET: u8 = 7;
+const STAP_A: u8 = 24;
+const STAP_B: u8 = 25;
+const MTAP16: u8 = 26;
+const MTAP24: u8 = 27;
+const FU_A: u8 = 28;
+const FU_B: u8 = 29;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Bit n: the packet has a NAL unit of type n (1..=23), whole or a fragment.
+    nal_types: u32,
+    /// The packet begins a NAL unit; false in the later fragments of one.
+    pub start_of_nal: bool,
+    /// The packet ends a NAL unit; false in the earlier fragments of one.
+    pub end_of_nal: bool,
+    /// First packet of a picture that needs no earlier one.
+    pub key_frame: bool,
+}
+
+impl Descriptor {
+    /// The packet has a NAL unit of this type, or a fragment of one.
+    pub fn has(&self, nal_type: u8) -> bool {
+        nal_type < 32 && self.nal_types >> nal_type & 1 == 1
+    }
+
+    /// Notes a NAL unit, of which `header` is the first byte and `content` begins after it.
+    fn add(&mut self, header: u8, content: &[u8], start: bool) {
+        let nal_type = header & 0x1f;
+        self.nal_types |= 1 << nal_type;
+        // first_mb_in_slice comes first; 0 is coded as a one bit. A later slice of an IDR picture is no beginning.
+        let first_slice = content.first().is_some_and(|byte| byte & 0x80 != 0);
+        self.key_frame |= start && (nal_type == SEQUENCE_PARAMETER_SET || nal_type == IDR && first_slice);
+    }
+}
+
+/// Reads an RTP payload. Types that are reserved are let through: what they mean is between sender and receiver.
+pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
+    read(payload).ok_or(DropReason::PayloadMalformed)
+}
+
+fn read(payload: &[u8]) -> Option<Descriptor> {
+    let (header, rest) = payload.split_first()?;
+    let mut descriptor = Descriptor { nal_types: 0, start_of_nal: true, end_of_nal: true, key_frame: false };
+    match header & 0x1f {
+        STAP_A => aggregate(&mut descriptor, rest, 0)?,
+        // A decoding order number comes first.
+        STAP_B => aggregate(&mut descriptor, rest.get(2..)?, 0)?,
+        // Each unit is preceded by DOND and a timestamp offset of 16 or 24 bits.
+        MTAP16 => aggregate(&mut descriptor, rest.get(2..)?, 3)?,
+        MTAP24 => aggregate(&mut descriptor, rest.get(2..)?, 4)?,
+        nal_type @ (FU_A | FU_B) => {
+            let (fragment, content) = rest.split_first()?;
+            let content = if nal_type == FU_B { content.get(2..)? } else { content };
+            (descriptor.start_of_nal, descriptor.end_of_nal) = (fragment & 0x80 != 0, fragment & 0x40 != 0);
+            descriptor.add(*fragment, content, descriptor.start_of_nal);
+        }
+        1..=23 => descriptor.add(*header, rest, true),
+        _ => {}
+    }
+    Some(descriptor)
+}
+
+/// NAL units with their sizes before them, and `skip` bytes between size and unit, which the size counts not (RFC 6184 §5.7).
+fn aggregate(descriptor: &mut Descriptor, mut rest: &[u8], skip: usize) -> Option<()> {
+    while !rest.is_empty() {
+        let start = 2 + skip;
+        let unit = rest.get(start..start + u16_at(rest, 0)? as usize)?;
+        if let Some((header, content)) = unit.split_first() {
+            descriptor.add(*header, content, true);
+        }
+        rest = rest.get(start + unit.len()..)?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key_frame(payload: &[u8]) -> Option<bool> {
+        parse(payload).ok().map(|descriptor| descriptor.key_frame)
+    }
+
+    #[test]
+    fn single_units() {
+        assert_eq!(key_frame(&[0x67, 0x42, 0xe0, 0x1f]), Some(true), "SPS");
+        assert_eq!(key_frame(&[0x68, 0xce]), Some(false), "PPS");
+        assert_eq!(key_frame(&[0x65, 0x88]), Some(true), "first slice of an IDR picture");
+        assert_eq!(key_frame(&[0x65, 0x44]), Some(false), "second slice");
+        assert_eq!(key_frame(&[0x41, 0x9a]), Some(false), "slice of another picture");
+        assert_eq!(key_frame(&[]), None);
+        assert!(parse(&[0x67, 0]).is_ok_and(|descriptor| descriptor.has(SEQUENCE_PARAMETER_SET) && !descriptor.has(IDR)));
+    }
+
+    #[test]
+    fn aggregates() {
+        let stap_a = [0x78, 0, 2, 0x67, 0x42, 0, 1, 0x68, 0, 2, 0x65, 0x88];
+        let descriptor = parse(&stap_a).expect("a payload");
+        assert!(descriptor.key_frame && [7, 8, 5].into_iter().all(|nal_type| descriptor.has(nal_type)));
+        assert_eq!(key_frame(&[0x78, 0, 2, 0x41, 0x9a]), Some(false));
+        assert_eq!(key_frame(&[0x78, 0, 3, 0x67, 0x42]), None, "longer than the packet");
+        assert_eq!(key_frame(&[0x78, 0]), None);
+        assert_eq!(key_frame(&[0x79, 0, 0, 0, 2, 0x67, 0x42]), Some(true), "STAP-B");
+        assert_eq!(key_frame(&[0x7a, 0, 0, 0, 2, 0, 0, 0, 0x67, 0x42]), Some(true), "MTAP16");
+        assert_eq!(key_frame(&[0x7b, 0, 0, 0, 2, 0, 0, 0, 0, 0x67, 0x42]), Some(true), "MTAP24");
+        assert_eq!(key_frame(&[0x79, 0]), None);
+    }
+
+    #[test]
+    fn fragments() {
+        assert_eq!(key_frame(&[0x7c, 0x85, 0x88]), Some(true), "first fragment of an IDR slice");
+        assert_eq!(key_frame(&[0x7c, 0x05, 0x88]), Some(false), "a middle one");
+        assert_eq!(key_frame(&[0x7d, 0x85, 0, 0, 0x88]), Some(true), "FU-B");
+        assert_eq!(key_frame(&[0x7c]), None);
+        let last = parse(&[0x7c, 0x45, 0x88]).expect("a payload");
+        assert!(last.end_of_nal && !last.start_of_nal && last.has(IDR));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(payload in prop::collection::vec(any::<u8>(), 0..40), header in 20u8..32) {
+            let _ = parse(&payload);
+            let _ = parse(&[&[header], &payload[..]].concat());
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The VP9 payload descriptor (RFC 9628 §4.2), in flexible and non-flexible mode.
+
+use arrayvec::ArrayVec;
+
+use super::bytes::u16_at;
+use super::picture::{PictureIds, read_picture_id};
+use crate::metrics::DropReason;
+
+/// Which layer a picture is of (RFC 9628 §4.2, the L bit's bytes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    pub temporal: u8,
+    /// U: from here on this temporal layer's pictures refer to nothing that a receiver of lower ones lacks.
+    pub switching_up_point: bool,
+    pub spatial: u8,
+    /// D: refers to the spatial layer below.
+    pub inter_layer: bool,
+}
+
+/// The scalability structure, as far as it is of use here (RFC 9628 §4.2.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Structure {
+    pub spatial_layers: u8,
+    /// Width and height of each spatial layer, if told.
+    pub resolutions: ArrayVec<(u16, u16), 8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Bytes of the descriptor.
+    pub len: usize,
+    /// P: refers to earlier pictures.
+    pub inter_picture: bool,
+    /// F: flexible mode, references told in each packet.
+    pub flexible: bool,
+    /// B and E: first and last packet of a layer frame.
+    pub start_of_frame: bool,
+    pub end_of_frame: bool,
+    /// Z: no higher spatial layer refers to this one.
+    pub not_a_reference: bool,
+    pub picture: PictureIds,
+    pub layer: Option<Layer>,
+    pub structure: Option<Structure>,
+    /// First packet of a picture that needs no earlier one.
+    pub key_frame: bool,
+}
+
+impl Descriptor {
+    pub fn picture_ids(&self) -> PictureIds {
+        self.picture
+    }
+}
+
+/// Reads an RTP payload.
+pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
+    read(payload).ok_or(DropReason::PayloadMalformed)
+}
+
+fn read(payload: &[u8]) -> Option<Descriptor> {
+    // I, P, L, F, B, E, V, Z.
+    let flags = *payload.first()?;
+    let has = |bit: u8| flags & bit != 0;
+    let (inter_picture, flexible) = (has(0x40), has(0x10));
+    let mut at = 1;
+    let mut picture = PictureIds::default();
+    if has(0x80) {
+        let (picture_id, next) = read_picture_id(payload, at)?;
+        (picture.picture_id, at) = (Some(picture_id), next);
+    }
+    let mut layer = None;
+    if has(0x20) {
+        let byte = *payload.get(at)?;
+        at += 1;
+        layer = Some(Layer {
+            temporal: byte >> 5,
+            switching_up_point: byte & 0x10 != 0,
+            spatial: byte >> 1 & 7,
+            inter_layer: byte & 1 != 0,
+        });
+        if !flexible {
+            picture.tl0_pic_idx = Some((at as u8, *payload.get(at)?));
+            at += 1;
+        }
+    }
+    if flexible && inter_picture {
+        at = skip_references(payload, at)?;
+    }
+    let mut structure = None;
+    if has(0x02) {
+        let (read, next) = read_structure(payload, at)?;
+        (structure, at) = (Some(read), next);
+    }
+    // A descriptor describes something.
+    payload.get(at)?;
+    let start_of_frame = has(0x08);
+    Some(Descriptor {
+        len: at,
+        inter_picture,
+        flexible,
+        start_of_frame,
+        end_of_frame: has(0x04),
+        not_a_reference: has(0x01),
+        picture,
+        layer,
+        structure,
+        key_frame: !inter_picture && start_of_frame && layer.unwrap_or_default().spatial == 0,
+    })
+}
+
+/// Up to three P_DIFF bytes, each saying whether another follows.
+fn skip_references(payload: &[u8], at: usize) -> Option<usize> {
+    for index in 0..3 {
+        if payload.get(at + index)? & 1 == 0 {
+            return Some(at + index + 1);
+        }
+    }
+    None
+}
+
+/// N_S, Y, G; then resolutions (Y) and picture group (G).
+fn read_structure(payload: &[u8], mut at: usize) -> Option<(Structure, usize)> {
+    let byte = *payload.get(at)?;
+    at += 1;
+    let spatial_layers = (byte >> 5) + 1;
+    let mut resolutions = ArrayVec::new();
+    if byte & 0x10 != 0 {
+        for _ in 0..spatial_layers {
+            resolutions.try_push((u16_at(payload, at)?, u16_at(payload, at + 2)?)).ok()?;
+            at += 4;
+        }
+    }
+    if byte & 0x08 != 0 {
+        let pictures = *payload.get(at)?;
+        at += 1;
+        for _ in 0..pictures {
+            // R, in bits 2 and 3, is how many P_DIFF bytes follow.
+            at += 1 + (payload.get(at)? >> 2 & 3) as usize;
+        }
+    }
+    Some((Structure { spatial_layers, resolutions }, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn non_flexible_key_frame_with_structure() {
+        let payload = [
+            0xaa, 0x92, 0x34, 0x01, 0x77, // I L B V, picture id, layer with D, TL0PICIDX
+            0x38, 0x01, 0x40, 0x00, 0xb4, 0x02, 0x80, 0x01, 0x68, // two spatial layers, Y G
+            0x02, 0x04, 0x01, 0x58, 0x01, 0x02, // two pictures with one and two references
+            0x99,
+        ];
+        let descriptor = parse(&payload).expect("a descriptor");
+        assert_eq!(descriptor.len, payload.len() - 1);
+        assert!(descriptor.key_frame && descriptor.start_of_frame && !descriptor.end_of_frame && !descriptor.flexible);
+        assert_eq!(descriptor.picture, PictureIds { picture_id: Some((1, true, 0x1234)), tl0_pic_idx: Some((4, 0x77)) });
+        let layer = Layer { temporal: 0, switching_up_point: false, spatial: 0, inter_layer: true };
+        assert_eq!(descriptor.layer, Some(layer));
+        let structure = descriptor.structure.expect("a structure");
+        assert_eq!((structure.spatial_layers, &structure.resolutions[..]), (2, &[(320, 180), (640, 360)][..]));
+        for len in 0..payload.len() {
+            assert_eq!(parse(&payload[..len]), Err(DropReason::PayloadMalformed));
+        }
+    }
+
+    #[test]
+    fn flexible_mode_has_references_and_no_tl0_pic_idx() {
+        let payload = [0xfd, 0x11, 0x54, 0x03, 0x02, 0x99];
+        let descriptor = parse(&payload).expect("a descriptor");
+        assert_eq!(descriptor.len, 5);
+        assert!(descriptor.flexible && descriptor.inter_picture && descriptor.not_a_reference && descriptor.end_of_frame);
+        assert!(!descriptor.key_frame);
+        assert_eq!(descriptor.picture, PictureIds { picture_id: Some((1, false, 0x11)), tl0_pic_idx: None });
+        let layer = Layer { temporal: 2, switching_up_point: true, spatial: 2, inter_layer: false };
+        assert_eq!(descriptor.layer, Some(layer));
+        assert!(parse(&[0x50, 0x03, 0x05, 0x07, 0x02, 0x99]).is_err(), "four references");
+    }
+
+    #[test]
+    fn only_the_first_packet_of_the_lowest_layer_begins_a_key_frame() {
+        assert!(parse(&[0x08, 1]).expect("a descriptor").key_frame);
+        assert!(!parse(&[0x04, 1]).expect("a descriptor").key_frame, "a later packet");
+        assert!(!parse(&[0x28, 0x02, 0, 1]).expect("a descriptor").key_frame, "a higher spatial layer");
+        assert!(!parse(&[0x48, 1]).expect("a descriptor").key_frame, "refers to earlier pictures");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(mut payload in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(descriptor) = parse(&payload) {
+                prop_assert!(descriptor.len < payload.len());
+                descriptor.picture.patch(&mut payload, 0x1234, 9);
+                prop_assert_eq!(parse(&payload).map(|after| after.len), Ok(descriptor.len));
+            }
+        }
+    }
+}

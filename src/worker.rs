@@ -1,0 +1,352 @@
+//! The worker: one pinned thread with its own socket, ring, arena, sessions and shards of rooms. [`Worker::turn`] is the whole
+//! life of a packet, from `received` to `batch`: time is an argument and I/O is an enum, so a simulator drives the same code.
+//!
+//! A turn reads commands and the mesh, takes in what arrived, forwards it receiver by receiver, does what timers ask, and sends
+//! everything at once. It allocates nothing, takes no lock, and never waits.
+
+pub mod directory;
+pub mod mail;
+mod turn;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::io::{Io, Received};
+use crate::limits::{SESSIONS_MAX, TURN_DATAGRAMS};
+use crate::mem::{Handoff, SendBatch};
+use crate::metrics::{Counter, DropReason, WorkerMetrics};
+use crate::peer::Peer;
+use crate::peer::feedback::Requests;
+use crate::peer::send::SenderStats;
+use crate::room::forward::Turn;
+use crate::room::shard::{Shards, Subscriber};
+use crate::units::{Micros, PeerId, WorkerId};
+use directory::Directory;
+use mail::{Command, Event, HandshakeEvent, Mail, PeerStats, Spent};
+
+/// Granularity of timers: NACKs and feedback to publishers.
+const TICK: Micros = Micros::from_millis(10);
+/// Each session is looked after once in this many ticks: reports, statistics, expiry.
+const SWEEP_TICKS: usize = 100;
+/// Commands taken in one turn from each thread.
+const COMMANDS_PER_TURN: usize = 256;
+
+/// One worker. Owned by its thread; everything it shares with others is in `mail` and `handoff`.
+pub struct Worker {
+    id: WorkerId,
+    io: Io,
+    metrics: Arc<WorkerMetrics>,
+    mail: Mail,
+    handoff: Arc<Handoff<Peer>>,
+    directory: Directory,
+    /// By slot.
+    peers: Vec<Option<Box<Peer>>>,
+    /// Slots of sessions owned here, and of those among them that publish.
+    owned: Vec<u32>,
+    publishers: Vec<u32>,
+    shards: Shards,
+    media: Turn,
+    /// Slots of the sessions to be sent something in this turn.
+    receivers: Vec<u32>,
+    received: Vec<Received>,
+    batch: SendBatch,
+    requests: Requests,
+    turns: u64,
+    next_tick: Micros,
+    /// Ticks so far, modulo [`SWEEP_TICKS`]: which part of `owned` is looked after.
+    ticks: usize,
+}
+
+impl Worker {
+    pub fn new(id: WorkerId, io: Io, mail: Mail, handoff: Arc<Handoff<Peer>>, metrics: Arc<WorkerMetrics>) -> Self {
+        Worker {
+            id,
+            io,
+            metrics,
+            mail,
+            handoff,
+            directory: Directory::new(SESSIONS_MAX),
+            peers: (0..SESSIONS_MAX).map(|_| None).collect(),
+            owned: Vec::with_capacity(SESSIONS_MAX),
+            publishers: Vec::with_capacity(SESSIONS_MAX),
+            shards: Shards::default(),
+            media: Turn::default(),
+            receivers: Vec::with_capacity(SESSIONS_MAX),
+            received: Vec::with_capacity(TURN_DATAGRAMS),
+            batch: SendBatch::default(),
+            requests: Requests::default(),
+            turns: 0,
+            next_tick: Micros::ZERO,
+            ticks: 0,
+        }
+    }
+
+    /// Turns until `stop` is set (wake the worker after setting it).
+    pub fn run(&mut self, stop: &AtomicBool) {
+        let mut now = self.io.now();
+        while !stop.load(Ordering::Relaxed) {
+            let mut wait = Micros(self.next_tick.since(now));
+            self.io.prepare_sleep();
+            if !self.mail.is_empty() || stop.load(Ordering::Relaxed) {
+                wait = Micros::ZERO;
+            }
+            self.io.receive(&mut self.received, Duration::from_micros(wait.0), &self.metrics);
+            now = self.io.now();
+            self.turn(now);
+        }
+    }
+
+    /// One turn by hand, for the simulator: receives without waiting.
+    pub fn step(&mut self) {
+        self.io.receive(&mut self.received, Duration::ZERO, &self.metrics);
+        let now = self.io.now();
+        self.turn(now);
+    }
+
+    /// The I/O, for the simulator.
+    pub fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// Sessions owned here.
+    pub fn sessions(&self) -> usize {
+        self.owned.len()
+    }
+
+    /// One turn: what has been received and what other threads said, worked off and sent.
+    pub fn turn(&mut self, now: Micros) {
+        self.turns += 1;
+        self.metrics.add(Counter::Turns, 1);
+        self.read_commands();
+        self.read_mesh(now);
+        let mut received = std::mem::take(&mut self.received);
+        for Received { packet, from } in received.drain(..) {
+            self.datagram(packet, from, now);
+        }
+        self.received = received;
+        self.forward();
+        if now >= self.next_tick {
+            self.tick(now);
+            self.next_tick = now + TICK;
+        }
+        self.flush();
+        self.mail.flush();
+    }
+
+    fn peer(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.peers.get_mut(id.slot as usize)?.as_deref_mut().filter(|peer| peer.id == id)
+    }
+
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            self.io.send(&self.batch, &self.metrics);
+            self.batch.clear();
+        }
+    }
+
+    /// Gives a box back to the slow path; frees it here only if nobody listens there.
+    fn spend(&mut self, spent: Spent) {
+        if self.mail.events.push(Event::Spent(spent)).is_err() {
+            self.metrics.add(Counter::EventsLost, 1);
+        }
+    }
+
+    fn read_commands(&mut self) {
+        for office in 0..self.mail.commands.len() {
+            for _ in 0..COMMANDS_PER_TURN {
+                let Ok(command) = self.mail.commands[office].pop() else { break };
+                self.command(command);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Expect { peer, ufrag, password } => {
+                self.directory.expect(ufrag, peer, password);
+            }
+            Command::Forget { ufrag } => self.directory.forget_user(&ufrag),
+            Command::Remove { peer } => self.remove(peer),
+            Command::Datagram { peer, bytes } => {
+                self.send_datagram(peer, &bytes);
+                self.spend(Spent::Bytes(bytes));
+            }
+            Command::Keys { peer, keys } => self.install(peer, keys),
+            Command::OpenShard { shard } => {
+                if let Some(old) = self.shards.open(shard) {
+                    self.spend(Spent::Shard(old));
+                }
+            }
+            Command::CloseShard { track } => {
+                let peers = &mut self.peers;
+                let closed = self.shards.close(track, |subscriber| {
+                    if let Some(sender) = sender_of(peers, subscriber) {
+                        sender.bind(None);
+                    }
+                });
+                if let Some(shard) = closed {
+                    self.spend(Spent::Shard(shard));
+                }
+            }
+            Command::Route { track, others } => {
+                if let Some(shard) = self.shards.get_mut(track) {
+                    shard.others = others;
+                }
+            }
+            Command::Subscribe { subscriber, peer, binding } => {
+                if self.peer(peer).is_none() {
+                    return;
+                }
+                self.unbind(subscriber);
+                if self.shards.subscribe(binding.track, subscriber)
+                    && let Some(sender) = sender_of(&mut self.peers, subscriber)
+                {
+                    sender.bind(Some(binding));
+                    self.want_key_frame(binding.track);
+                }
+            }
+            Command::Unsubscribe { subscriber, peer } => {
+                if self.peer(peer).is_some() {
+                    self.unbind(subscriber);
+                }
+            }
+        }
+    }
+
+    fn send_datagram(&mut self, peer: PeerId, bytes: &[u8]) {
+        let Some(to) = self.peer(peer).and_then(|peer| peer.address()) else { return };
+        if !self.batch.has_room() {
+            self.flush();
+        }
+        if let Some(space) = self.batch.space().get_mut(..bytes.len()) {
+            space.copy_from_slice(bytes);
+            self.batch.commit(to, bytes.len());
+        }
+    }
+
+    /// Installs keys; a session that watches can now be shown a picture, so one is asked for.
+    fn install(&mut self, id: PeerId, keys: Box<crate::peer::Keys>) {
+        let Some(peer) = self.peer(id) else { return self.spend(Spent::Keys(keys)) };
+        if let Some(old) = peer.set_keys(keys) {
+            self.spend(Spent::Keys(old));
+        }
+        self.want_key_frames_of(id.slot);
+    }
+
+    /// Asks for key frames of everything a session is bound to and waits for.
+    fn want_key_frames_of(&mut self, slot: u32) {
+        let count = self.peers.get(slot as usize).and_then(Option::as_deref).map_or(0, |peer| peer.senders.len());
+        for index in 0..count {
+            let Some(peer) = self.peers.get(slot as usize).and_then(Option::as_deref) else { return };
+            let sender = &peer.senders[index];
+            if peer.has_keys()
+                && sender.awaits_key_frame()
+                && let Some(binding) = sender.binding().copied()
+            {
+                self.want_key_frame(binding.track);
+            }
+        }
+    }
+
+    /// Ends a subscription, if there is one.
+    fn unbind(&mut self, subscriber: Subscriber) {
+        let Some(sender) = sender_of(&mut self.peers, subscriber) else { return };
+        let Some(binding) = sender.binding().copied() else { return };
+        sender.bind(None);
+        self.shards.unsubscribe(binding.track, subscriber);
+    }
+
+    /// Takes a session out of all tables and gives its state back.
+    fn remove(&mut self, id: PeerId) {
+        self.directory.forget_elsewhere(id);
+        if self.peer(id).is_none() {
+            return;
+        }
+        let senders = self.peer(id).map_or(0, |peer| peer.senders.len());
+        for sender in 0..senders {
+            self.unbind(Subscriber { peer: id.slot, sender: sender as u16 });
+        }
+        let Some(peer) = self.peers.get_mut(id.slot as usize).and_then(Option::take) else { return };
+        for address in peer.addresses() {
+            self.directory.forget_address(address, id);
+        }
+        self.owned.retain(|slot| *slot != id.slot);
+        self.publishers.retain(|slot| *slot != id.slot);
+        self.spend(Spent::Peer(peer));
+    }
+
+    /// What timers ask: publishers are served at every tick, each session once a second.
+    fn tick(&mut self, now: Micros) {
+        for index in 0..self.publishers.len() {
+            if !self.batch.has_room() {
+                self.flush();
+            }
+            let slot = self.publishers[index] as usize;
+            if let Some(peer) = self.peers[slot].as_deref_mut() {
+                peer.feed_back(now, &mut self.batch, &self.metrics);
+            }
+        }
+        self.ticks = (self.ticks + 1) % SWEEP_TICKS;
+        for index in (self.ticks..self.owned.len()).step_by(SWEEP_TICKS) {
+            self.look_after(self.owned[index], now);
+        }
+    }
+
+    /// Once a second for each session: reports, statistics, a reminder of wanted key frames, expiry.
+    fn look_after(&mut self, slot: u32, now: Micros) {
+        if !self.batch.has_room() {
+            self.flush();
+        }
+        let shards = &self.shards;
+        let Some(peer) = self.peers[slot as usize].as_deref_mut() else { return };
+        let id = peer.id;
+        peer.report(now, |track| shards.get(track)?.clock, &mut self.batch);
+        let (announced, expired) = (peer.announced, peer.expired(now));
+        if !announced {
+            let announced = self.announce(slot);
+            if let Some(peer) = self.peer(id) {
+                peer.announced = announced;
+            }
+        } else if expired {
+            // Told again at each sweep until the director takes it out.
+            let _ = self.mail.events.push(Event::Expired { peer: id });
+        } else if self.mail.events.has_spare() {
+            let stats = self.stats(slot);
+            let _ = self.mail.events.push(Event::Stats { peer: id, stats });
+        } else {
+            self.metrics.add(Counter::EventsLost, 1);
+        }
+        self.want_key_frames_of(slot);
+    }
+
+    /// Tells the slow path that a session was claimed; false if it has to be told again.
+    fn announce(&mut self, slot: u32) -> bool {
+        let Some(peer) = self.peers[slot as usize].as_deref() else { return true };
+        let (id, worker, Some(address)) = (peer.id, self.id, peer.address()) else { return true };
+        self.mail.handshakes.push(HandshakeEvent::Claimed { peer: id, worker, address }).is_ok()
+            && self.mail.events.push(Event::Claimed { peer: id, worker, address }).is_ok()
+    }
+
+    fn stats(&self, slot: u32) -> PeerStats {
+        let Some(peer) = self.peers[slot as usize].as_deref() else { return PeerStats::default() };
+        let mut outbound = SenderStats::default();
+        for sender in &peer.senders {
+            outbound.add(&sender.stats);
+        }
+        PeerStats {
+            address: peer.address(),
+            inbound: peer.inbound.as_deref().map(|inbound| inbound.stats).unwrap_or_default(),
+            outbound,
+            awaits_key_frame: peer.senders.iter().any(|sender| sender.awaits_key_frame()),
+        }
+    }
+
+    fn drop(&self, reason: DropReason) {
+        self.metrics.count_drop(reason);
+    }
+}
+
+fn sender_of(peers: &mut [Option<Box<Peer>>], subscriber: Subscriber) -> Option<&mut crate::peer::send::Sender> {
+    peers.get_mut(subscriber.peer as usize)?.as_deref_mut()?.senders.get_mut(subscriber.sender as usize)
+}

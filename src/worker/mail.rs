@@ -1,0 +1,211 @@
+//! What a worker and the other threads say to each other, all of it through bounded lock-free rings.
+//!
+//! ```text
+//!   director ──Command──► worker ──Event──► director        joins, subscriptions, statistics
+//!   handshakes ──Command──► worker ──Handshake──► handshakes  DTLS records, keys
+//!   worker ◄──Mesh──► worker                                  media, packets of each other's sessions
+//! ```
+//!
+//! Values that a worker is done with (boxes made by a slow-path thread) go back in [`Event::Spent`] and are freed there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayString;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::io::Waker;
+use crate::limits::{COMMANDS, EVENTS, MESH};
+use crate::mem::Packet;
+use crate::peer::receive::InboundStats;
+use crate::peer::send::{Binding, SenderStats};
+use crate::peer::{Keys, Peer};
+use crate::room::shard::{Shard, Subscriber};
+use crate::rtp::media::Media;
+use crate::rtp::report::SenderClock;
+use crate::units::{Micros, PeerId, TrackId, WorkerId};
+
+/// A local ICE user name fragment; the server makes them all of one length.
+pub type Ufrag = ArrayString<16>;
+/// A local ICE password.
+pub type IcePassword = ArrayString<32>;
+
+/// What a slow-path thread asks of a worker.
+pub enum Command {
+    /// A session may be claimed by its first check with these credentials; after an ICE restart, further ones for the same.
+    Expect { peer: PeerId, ufrag: Ufrag, password: IcePassword },
+    /// These credentials are no longer good.
+    Forget { ufrag: Ufrag },
+    /// The session has ended: give its state back, forget its addresses.
+    Remove { peer: PeerId },
+    /// A datagram of DTLS to send to the session.
+    Datagram { peer: PeerId, bytes: Box<[u8]> },
+    /// SRTP keys of a finished handshake.
+    Keys { peer: PeerId, keys: Box<Keys> },
+    /// This worker's shard of a track: it has the publisher, or will get subscribers.
+    OpenShard { shard: Box<Shard> },
+    /// The track has ended here.
+    CloseShard { track: TrackId },
+    /// On the publisher's worker: which other workers have subscribers.
+    Route { track: TrackId, others: u64 },
+    Subscribe { subscriber: Subscriber, peer: PeerId, binding: Binding },
+    Unsubscribe { subscriber: Subscriber, peer: PeerId },
+}
+
+/// Statistics of a session, once a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeerStats {
+    pub address: Option<SocketAddr>,
+    pub inbound: InboundStats,
+    /// Sums over all senders; the round trip is the largest.
+    pub outbound: SenderStats,
+    pub awaits_key_frame: bool,
+}
+
+/// What a worker tells the director.
+pub enum Event {
+    Claimed { peer: PeerId, worker: WorkerId, address: SocketAddr },
+    /// The session's packets go to another address now.
+    Moved { peer: PeerId, address: SocketAddr },
+    /// No consent for too long.
+    Expired { peer: PeerId },
+    Stats { peer: PeerId, stats: PeerStats },
+    Spent(Spent),
+}
+
+/// What a worker tells the thread of handshakes.
+pub enum HandshakeEvent {
+    /// The session has an address now: a client's handshake can begin.
+    Claimed { peer: PeerId, worker: WorkerId, address: SocketAddr },
+    /// A DTLS record from the session's address.
+    Datagram { peer: PeerId, packet: Packet, at: Micros },
+}
+
+/// Boxes on their way back to where they were made.
+pub enum Spent {
+    Peer(Box<Peer>),
+    Shard(Box<Shard>),
+    Keys(Box<Keys>),
+    Bytes(Box<[u8]>),
+}
+
+/// What workers tell each other.
+pub enum Mesh {
+    /// A packet of a track with subscribers on the other worker.
+    Media(Media),
+    /// A datagram of a session that the other worker owns.
+    Datagram { peer: PeerId, packet: Packet, from: SocketAddr },
+    /// A subscriber of the other worker's publisher needs a key frame.
+    KeyFrame { track: TrackId },
+    /// The publisher's clock.
+    Clock { track: TrackId, clock: SenderClock },
+}
+
+/// One end of a ring to another thread, with what wakes it.
+pub struct Outbox<T> {
+    ring: Producer<T>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    pushed: bool,
+}
+
+impl<T> Outbox<T> {
+    /// Adds an item; gives it back if the ring is full. The reader is woken by [`Outbox::flush`].
+    pub fn push(&mut self, item: T) -> Result<(), T> {
+        self.ring.push(item).map_err(|rtrb::PushError::Full(item)| item)?;
+        self.pushed = true;
+        Ok(())
+    }
+
+    /// Whether there is room beyond what is kept for events that must not be lost.
+    pub fn has_spare(&self) -> bool {
+        self.ring.slots() > self.ring.buffer().capacity() / 4
+    }
+
+    /// Wakes the reader if anything was pushed since the last time: once a turn, not once an item.
+    pub fn flush(&mut self) {
+        if std::mem::take(&mut self.pushed) {
+            (self.wake)();
+        }
+    }
+}
+
+/// A bounded ring whose writer wakes its reader.
+pub fn ring<T>(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Outbox<T>, Consumer<T>) {
+    let (producer, consumer) = RingBuffer::new(capacity);
+    (Outbox { ring: producer, wake, pushed: false }, consumer)
+}
+
+/// All rings of one worker.
+pub struct Mail {
+    pub commands: [Consumer<Command>; 2],
+    pub events: Outbox<Event>,
+    pub handshakes: Outbox<HandshakeEvent>,
+    /// By worker; none at its own place.
+    pub mesh_out: Vec<Option<Outbox<Mesh>>>,
+    pub mesh_in: Vec<Consumer<Mesh>>,
+}
+
+impl Mail {
+    /// Whether anything waits to be read.
+    pub fn is_empty(&self) -> bool {
+        self.commands.iter().all(Consumer::is_empty) && self.mesh_in.iter().all(Consumer::is_empty)
+    }
+
+    /// Wakes everybody something was pushed for.
+    pub fn flush(&mut self) {
+        self.events.flush();
+        self.handshakes.flush();
+        for outbox in self.mesh_out.iter_mut().flatten() {
+            outbox.flush();
+        }
+    }
+}
+
+/// The slow path's ends of all workers' rings.
+pub struct Offices {
+    /// To each worker, from the director.
+    pub director: Vec<Outbox<Command>>,
+    /// To each worker, from the thread of handshakes.
+    pub handshakes: Vec<Outbox<Command>>,
+    pub events: Vec<Consumer<Event>>,
+    pub handshake_events: Vec<Consumer<HandshakeEvent>>,
+}
+
+/// Lays the rings between `wakers.len()` workers, the director and the thread of handshakes.
+pub fn connect(
+    wakers: &[Waker],
+    wake_director: Arc<dyn Fn() + Send + Sync>,
+    wake_handshakes: Arc<dyn Fn() + Send + Sync>,
+) -> (Vec<Mail>, Offices) {
+    let count = wakers.len();
+    let wakes: Vec<Arc<dyn Fn() + Send + Sync>> = wakers
+        .iter()
+        .map(|waker| {
+            let waker = waker.clone();
+            Arc::new(move || waker.wake()) as Arc<dyn Fn() + Send + Sync>
+        })
+        .collect();
+    let mut offices =
+        Offices { director: Vec::new(), handshakes: Vec::new(), events: Vec::new(), handshake_events: Vec::new() };
+    let mut mesh_out: Vec<Vec<Option<Outbox<Mesh>>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+    let mut mesh_in: Vec<Vec<Consumer<Mesh>>> = (0..count).map(|_| Vec::new()).collect();
+    for from in 0..count {
+        for to in (0..count).filter(|to| *to != from) {
+            let (outbox, inbox) = ring(MESH, wakes[to].clone());
+            mesh_out[from][to] = Some(outbox);
+            mesh_in[to].push(inbox);
+        }
+    }
+    let mails = mesh_out.into_iter().zip(mesh_in).zip(&wakes).map(|((mesh_out, mesh_in), wake)| {
+        let (to_worker, from_director) = ring(COMMANDS, wake.clone());
+        let (keys_to_worker, from_handshakes) = ring(COMMANDS, wake.clone());
+        let (events, to_director) = ring(EVENTS, wake_director.clone());
+        let (handshakes, to_handshakes) = ring(EVENTS, wake_handshakes.clone());
+        offices.director.push(to_worker);
+        offices.handshakes.push(keys_to_worker);
+        offices.events.push(to_director);
+        offices.handshake_events.push(to_handshakes);
+        Mail { commands: [from_director, from_handshakes], events, handshakes, mesh_out, mesh_in }
+    });
+    (mails.collect(), offices)
+}

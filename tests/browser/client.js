@@ -1,0 +1,239 @@
+// A WHIP and WHEP client of a few lines for any page, and eyes and ears for tests: what a video element really shows and what
+// its peer connection really heard. Injected into pages by browsers.mjs; no imports, so that every browser takes it as it is.
+//
+// The server's own page is tested through the same functions: they take any RTCPeerConnection and any <video>.
+
+(() => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+  /** A test picture that never stands still. */
+  function testSource({ width = 640, height = 360, frameRate = 25 }) {
+    const canvas = document.createElement('canvas');
+    canvas.width = width;
+    canvas.height = height;
+    const context = canvas.getContext('2d');
+    let frame = 0;
+    const draw = () => {
+      frame += 1;
+      const stripe = width / 8;
+      for (let i = 0; i < 8; i += 1) {
+        context.fillStyle = `hsl(${i * 45}, 80%, 50%)`;
+        context.fillRect(i * stripe, 0, stripe, height);
+      }
+      context.fillStyle = 'white';
+      context.fillRect((frame * 7) % width, height / 4, width / 5, height / 2);
+      context.fillStyle = 'black';
+      context.font = `${height / 6}px sans-serif`;
+      context.fillText(String(frame), width / 3, height / 2);
+    };
+    draw();
+    const timer = setInterval(draw, 1000 / frameRate);
+    const stream = canvas.captureStream(frameRate);
+    return { stream, end: () => clearInterval(timer) };
+  }
+
+  /** `sound: 'microphone'` takes the browser's fake one: Web Audio in Firefox wants an audio device even to make a tone. */
+  async function source(options) {
+    const media = testSource(options);
+    if (options.sound !== 'microphone') {
+      media.stream.addTrack(await tone(media));
+      return media;
+    }
+    const microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
+    media.stream.addTrack(microphone.getAudioTracks()[0]);
+    return media;
+  }
+
+  async function tone(media) {
+    const audio = new AudioContext();
+    const oscillator = audio.createOscillator();
+    oscillator.frequency.value = 440;
+    const speaker = audio.createMediaStreamDestination();
+    oscillator.connect(speaker);
+    oscillator.start();
+    await audio.resume();
+    const endPicture = media.end;
+    media.end = () => { endPicture(); audio.close(); };
+    return speaker.stream.getAudioTracks()[0];
+  }
+
+  /** Offers the wanted codec and what goes with it (rtx) only. */
+  function prefer(transceiver, codec) {
+    const all = RTCRtpReceiver.getCapabilities('video').codecs;
+    const wanted = all.filter((c) => [`video/${codec}`, 'video/rtx'].map((m) => m.toLowerCase()).includes(c.mimeType.toLowerCase()));
+    if (!wanted.some((c) => !/rtx/i.test(c.mimeType))) throw new Error(`this browser has no ${codec}`);
+    transceiver.setCodecPreferences(wanted);
+  }
+
+  async function gathered(pc) {
+    for (let i = 0; i < 20 && pc.iceGatheringState !== 'complete'; i += 1) await pause(50);
+  }
+
+  /** Offer, POST, answer. `mediaPort` replaces the port of the answer's candidates: the way through a relay. */
+  async function negotiate(pc, { url, token, mediaPort }) {
+    await pc.setLocalDescription(await pc.createOffer());
+    await gathered(pc);
+    const headers = { 'content-type': 'application/sdp' };
+    if (token) headers.authorization = `Bearer ${token}`;
+    const response = await fetch(url, { method: 'POST', headers, body: pc.localDescription.sdp });
+    const body = await response.text();
+    if (response.status !== 201) throw new Error(`${url}: ${response.status} ${body}`);
+    let sdp = body;
+    if (mediaPort) {
+      sdp = sdp
+        .replace(/^a=candidate:.* tcp .*\r\n/gim, '')
+        .replace(/^(a=candidate:\S+ \d udp \d+ \S+ )\d+/gim, `$1${mediaPort}`);
+    }
+    await pc.setRemoteDescription({ type: 'answer', sdp });
+    return { location: new URL(response.headers.get('location'), url).href, answer: body };
+  }
+
+  async function connected(pc, ms = 15_000) {
+    const end = Date.now() + ms;
+    while (pc.connectionState !== 'connected') {
+      if (Date.now() > end) throw new Error(`peer connection is ${pc.connectionState} (ICE ${pc.iceConnectionState}) after ${ms} ms`);
+      await pause(50);
+    }
+  }
+
+  async function publish(options) {
+    const media = await source(options);
+    const pc = new RTCPeerConnection();
+    for (const track of media.stream.getTracks()) {
+      const init = { direction: 'sendonly', streams: [media.stream] };
+      if (track.kind === 'video' && options.simulcast) {
+        init.sendEncodings = [
+          { rid: 'q', scaleResolutionDownBy: 4 },
+          { rid: 'h', scaleResolutionDownBy: 2 },
+          { rid: 'f', scaleResolutionDownBy: 1 },
+        ];
+      }
+      const transceiver = pc.addTransceiver(track, init);
+      if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec);
+    }
+    const session = await negotiate(pc, options);
+    window.session = { pc, ...session, end: media.end };
+    await connected(pc, options.connectMs);
+    return session;
+  }
+
+  async function watch(options) {
+    const pc = new RTCPeerConnection();
+    const video = document.createElement('video');
+    video.autoplay = true;
+    video.playsInline = true;
+    video.srcObject = new MediaStream();
+    document.body.append(video);
+    pc.ontrack = ({ track }) => { video.srcObject.addTrack(track); video.play().catch(() => {}); };
+    pc.addTransceiver('audio', { direction: 'recvonly' });
+    const transceiver = pc.addTransceiver('video', { direction: 'recvonly' });
+    if (options.codec) prefer(transceiver, options.codec);
+    const session = await negotiate(pc, options);
+    window.session = { pc, ...session, end: () => video.remove() };
+    await connected(pc, options.connectMs);
+    return session;
+  }
+
+  /** Ends the session politely: DELETE, then close. */
+  async function leave({ token } = {}) {
+    const { pc, location, end } = window.session;
+    const response = await fetch(location, { method: 'DELETE', headers: token ? { authorization: `Bearer ${token}` } : {} });
+    pc.close();
+    end();
+    return response.status;
+  }
+
+  function peerConnection() {
+    const pc = window.session?.pc ?? window.distributary?.pc;
+    if (!pc) throw new Error('this page has no peer connection');
+    return pc;
+  }
+
+  /** The numbers that tests look at, out of getStats. */
+  async function stats() {
+    const pc = peerConnection();
+    const reports = [...(await pc.getStats()).values()];
+    const sum = (type, kind, field) => reports
+      .filter((r) => r.type === type && r.kind === kind)
+      .reduce((total, r) => total + (r[field] ?? 0), 0);
+    const video = reports.find((r) => r.type === 'inbound-rtp' && r.kind === 'video');
+    const codec = reports.find((r) => r.id === video?.codecId) ?? reports.find((r) => r.type === 'codec' && /^video/.test(r.mimeType));
+    const transport = reports.find((r) => r.type === 'transport') ?? {};
+    return {
+      at: performance.now(),
+      state: pc.connectionState,
+      codec: codec?.mimeType,
+      framesDecoded: sum('inbound-rtp', 'video', 'framesDecoded'),
+      keyFramesDecoded: sum('inbound-rtp', 'video', 'keyFramesDecoded'),
+      framesEncoded: sum('outbound-rtp', 'video', 'framesEncoded'),
+      framesSent: sum('outbound-rtp', 'video', 'framesSent'),
+      layers: reports.filter((r) => r.type === 'outbound-rtp' && r.kind === 'video' && r.framesSent > 0).map((r) => r.rid),
+      frameWidth: video?.frameWidth,
+      freezeCount: video?.freezeCount,
+      packetsReceived: sum('inbound-rtp', 'video', 'packetsReceived'),
+      packetsLost: sum('inbound-rtp', 'video', 'packetsLost'),
+      retransmittedPacketsReceived: sum('inbound-rtp', 'video', 'retransmittedPacketsReceived'),
+      nackCount: sum('inbound-rtp', 'video', 'nackCount'),
+      pliCount: sum('inbound-rtp', 'video', 'pliCount'),
+      packetsSent: sum('outbound-rtp', 'video', 'packetsSent'),
+      bytesSent: sum('outbound-rtp', 'video', 'bytesSent'),
+      retransmittedPacketsSent: sum('outbound-rtp', 'video', 'retransmittedPacketsSent'),
+      nacksReceived: sum('outbound-rtp', 'video', 'nackCount'),
+      audioPackets: sum('inbound-rtp', 'audio', 'packetsReceived'),
+      audioEnergy: sum('inbound-rtp', 'audio', 'totalAudioEnergy'),
+      audioLevel: Math.max(0, ...reports.filter((r) => r.type === 'inbound-rtp' && r.kind === 'audio').map((r) => r.audioLevel ?? 0)),
+      samplesReceived: sum('inbound-rtp', 'audio', 'totalSamplesReceived'),
+      samplesConcealed: sum('inbound-rtp', 'audio', 'concealedSamples'),
+      srtpCipher: transport.srtpCipher,
+      dtlsVersion: transport.tlsVersion,
+    };
+  }
+
+  function look(video) {
+    const canvas = document.createElement('canvas');
+    canvas.width = 96;
+    canvas.height = 54;
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    context.drawImage(video, 0, 0, canvas.width, canvas.height);
+    const rgba = context.getImageData(0, 0, canvas.width, canvas.height).data;
+    const luma = new Float64Array(rgba.length / 4);
+    for (let i = 0; i < luma.length; i += 1) luma[i] = 0.3 * rgba[4 * i] + 0.59 * rgba[4 * i + 1] + 0.11 * rgba[4 * i + 2];
+    return luma;
+  }
+
+  /** Two looks at the picture `ms` apart: its mean brightness, contrast, and the share of its pixels that changed. */
+  async function picture(ms = 500) {
+    const video = [...document.querySelectorAll('video')].find((v) => v.videoWidth > 0 && v.srcObject);
+    if (!video) return { mean: 0, contrast: 0, changed: 0, width: 0, height: 0 };
+    const first = look(video);
+    await pause(ms);
+    const second = look(video);
+    const mean = second.reduce((a, b) => a + b, 0) / second.length;
+    const contrast = Math.sqrt(second.reduce((a, b) => a + (b - mean) ** 2, 0) / second.length);
+    const changed = second.filter((value, i) => Math.abs(value - first[i]) > 12).length / second.length;
+    return { mean, contrast, changed, width: video.videoWidth, height: video.videoHeight };
+  }
+
+  /** The loudness of the received audio as a Web Audio analyser hears it: independent of getStats. */
+  async function loudness(ms = 600) {
+    // A muted element mutes the receiver's own audioLevel and totalAudioEnergy too.
+    for (const video of document.querySelectorAll('video')) video.muted = false;
+    const track = peerConnection().getReceivers().map((r) => r.track).find((t) => t?.kind === 'audio');
+    if (!track) return 0;
+    const audio = new AudioContext();
+    const analyser = audio.createAnalyser();
+    audio.createMediaStreamSource(new MediaStream([track])).connect(analyser);
+    await audio.resume();
+    let peak = 0;
+    const samples = new Float32Array(analyser.fftSize);
+    for (let waited = 0; waited < ms; waited += 50) {
+      await pause(50);
+      analyser.getFloatTimeDomainData(samples);
+      peak = Math.max(peak, Math.hypot(...samples) / Math.sqrt(samples.length));
+    }
+    await audio.close();
+    return peak;
+  }
+
+  window.client = { publish, watch, leave, stats, picture, loudness };
+})();
