@@ -148,7 +148,8 @@ fn announce(plan: &Plan, listener: &Listener, summary: &[String]) {
 
 /// Log lines go to standard error, so that the start lines can be read apart from them.
 fn start_log(log: &LogPlan) -> Result<(), Fatal> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level).map_err(Fatal::usage)?;
+    // The DTLS library warns of every extension that it does not know, several times for each client.
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,{}", log.level)).map_err(Fatal::usage)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Human => builder.with_target(false).init(),

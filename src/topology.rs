@@ -142,7 +142,8 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         events: offices.events,
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
-    let links = handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
+    let links =
+        handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
     let mut handshakes = Handshakes::new(identity, links, metrics[plan.workers].clone(), gauges.clone());
 
     let mut threads = Vec::new();

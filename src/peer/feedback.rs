@@ -59,7 +59,8 @@ impl Peer {
                 for block in report.blocks() {
                     self.reported(&block, now);
                 }
-                let clock = self.inbound.as_deref_mut().and_then(|inbound| inbound.sender_report(report.ssrc, report.ntp, report.rtp, now));
+                let clock =
+                    self.inbound.as_deref_mut().and_then(|inbound| inbound.sender_report(report.ssrc, report.ntp, report.rtp, now));
                 if let Some(clock) = clock {
                     let _ = requests.clocks.try_push(clock);
                 }

@@ -28,7 +28,9 @@ const REPORT_INTERVAL: Micros = Micros::from_secs(1);
 enum Role {
     Media,
     /// Retransmissions of the stream at this index.
-    Retransmission { of: u8 },
+    Retransmission {
+        of: u8,
+    },
 }
 
 /// One received SSRC.
@@ -86,7 +88,8 @@ pub struct InboundStats {
 impl Inbound {
     pub(super) fn new(media: &[MediaConfig], tracks: &[TrackId]) -> Self {
         let sent = media.iter().filter(|media| media.direction == Direction::RecvOnly);
-        let lines = sent.zip(tracks).map(|(config, track)| Line { config: config.clone(), track: *track, active: None, target: None });
+        let lines =
+            sent.zip(tracks).map(|(config, track)| Line { config: config.clone(), track: *track, active: None, target: None });
         Inbound {
             lines: lines.collect(),
             streams: ArrayVec::new(),
@@ -117,7 +120,13 @@ impl Inbound {
     }
 
     /// Notes a sender report. Returns the track whose forwarded stream it is about.
-    pub(super) fn sender_report(&mut self, ssrc: Ssrc, ntp: u64, rtp: crate::units::RtpTime, now: Micros) -> Option<(TrackId, SenderClock)> {
+    pub(super) fn sender_report(
+        &mut self,
+        ssrc: Ssrc,
+        ntp: u64,
+        rtp: crate::units::RtpTime,
+        now: Micros,
+    ) -> Option<(TrackId, SenderClock)> {
         let index = self.streams.iter().position(|stream| stream.ssrc == ssrc)?;
         let stream = &mut self.streams[index];
         let clock = SenderClock { stream: index as u8, ntp, rtp, at: now };
@@ -191,9 +200,8 @@ impl Inbound {
         });
         by_mid.or_else(|| {
             let takes = |line: &Line| {
-                line.codec().is_some_and(|codec| {
-                    codec.payload_type == header.payload_type || codec.rtx == Some(header.payload_type)
-                })
+                line.codec()
+                    .is_some_and(|codec| codec.payload_type == header.payload_type || codec.rtx == Some(header.payload_type))
             };
             let mut candidates = (0..self.lines.len()).filter(|index| takes(&self.lines[*index]));
             candidates.next().filter(|_| candidates.next().is_none())
@@ -202,9 +210,10 @@ impl Inbound {
 
     /// The stream that retransmissions of a layer repair; it must have been seen first.
     fn retransmission(&self, line: usize, layer: u8) -> Result<Role, DropReason> {
-        let original = self.streams.iter().position(|stream| {
-            stream.media as usize == line && stream.layer == layer && stream.role == Role::Media
-        });
+        let original = self
+            .streams
+            .iter()
+            .position(|stream| stream.media as usize == line && stream.layer == layer && stream.role == Role::Media);
         Ok(Role::Retransmission { of: original.ok_or(DropReason::RtxMalformed)? as u8 })
     }
 
@@ -306,7 +315,9 @@ impl Inbound {
         let mut extensions = ArrayVec::new();
         for (id, range) in header.extension_ranges() {
             let Some(kind) = line.config.extensions.kind(id) else { continue };
-            if !is_hop_by_hop(kind) && extensions.try_push(ExtensionRange { kind, start: range.start as u16, len: range.len() as u8 }).is_err() {
+            if !is_hop_by_hop(kind)
+                && extensions.try_push(ExtensionRange { kind, start: range.start as u16, len: range.len() as u8 }).is_err()
+            {
                 break;
             }
         }
@@ -426,7 +437,8 @@ impl Peer {
                 continue;
             }
             let ssrc = stream.ssrc;
-            let numbers: ArrayVec<SequenceNumber, { crate::limits::NACK_PENDING }> = due.iter().map(|sequence| sequence.number()).collect();
+            let numbers: ArrayVec<SequenceNumber, { crate::limits::NACK_PENDING }> =
+                due.iter().map(|sequence| sequence.number()).collect();
             if self.send_rtcp(batch, |space| rtcp::write_nack(space, from, ssrc, &numbers)) {
                 inbound.stats.nacks += due.len() as u64;
                 metrics.add(Counter::NacksSent, due.len() as u64);
@@ -473,7 +485,8 @@ impl Peer {
     fn report_reception(&mut self, inbound: &mut Inbound, now: Micros, batch: &mut SendBatch) {
         let mut blocks: ArrayVec<rtcp::ReportBlock, STREAMS_PER_PEER> = ArrayVec::new();
         for stream in inbound.streams.iter_mut().filter(|stream| stream.reception.started()) {
-            let (last_sr, delay) = stream.clock.map_or((0, 0), |clock| (compact(clock.ntp), (now.since(clock.at) * 65_536 / 1_000_000) as u32));
+            let (last_sr, delay) =
+                stream.clock.map_or((0, 0), |clock| (compact(clock.ntp), (now.since(clock.at) * 65_536 / 1_000_000) as u32));
             blocks.push(rtcp::ReportBlock {
                 ssrc: stream.ssrc,
                 fraction_lost: stream.reception.fraction_lost(),

@@ -141,7 +141,9 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a packet again: as RTX (RFC 4588 §4) where agreed, else bit by bit as before, which is the same SRTP packet.
+    /// Sends a packet again: as RTX (RFC 4588 §4) where agreed, else bit by bit as before. That it is bit by bit the same packet
+    /// is a matter of security: its SRTP index is, and AES-GCM must not encrypt two packets under one. So nothing that changes
+    /// from one sending to the next (a time, a transport-wide number) may ever be written on this path.
     fn retransmit(&mut self, media: &Media, keys: &mut Keys, to: SocketAddr, batch: &mut SendBatch) -> Result<(), DropReason> {
         let Some(binding) = self.binding else { return Err(DropReason::NotPublishing) };
         if self.retransmissions_left == 0 || self.rewriter.source() != Some(Source::of(media)) {
@@ -188,9 +190,8 @@ impl Sender {
             kind => Some((self.extensions.id(kind)?, media.extension(range))),
         });
         let elements = mid.into_iter().chain(passed);
-        let header_len =
-            rtp::write_header(space, media.marker, payload_type, sequence.number(), numbers.timestamp, ssrc, elements)
-                .ok_or(DropReason::Oversize)?;
+        let header_len = rtp::write_header(space, media.marker, payload_type, sequence.number(), numbers.timestamp, ssrc, elements)
+            .ok_or(DropReason::Oversize)?;
         let mut at = header_len;
         if rtx.is_some() {
             // The original sequence number (RFC 4588 §4).

@@ -43,17 +43,7 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(track: TrackId, owner: WorkerId, publisher: u32, clock_rate: u32, cache: usize) -> Self {
-        Shard {
-            track,
-            owner,
-            publisher,
-            others: 0,
-            cache: Cache::new(cache),
-            clock: None,
-            clock_rate,
-            first: NONE,
-            turn: None,
-        }
+        Shard { track, owner, publisher, others: 0, cache: Cache::new(cache), clock: None, clock_rate, first: NONE, turn: None }
     }
 
     pub fn has_subscribers(&self) -> bool {

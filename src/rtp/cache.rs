@@ -93,8 +93,8 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::mem::Arena;
-    use crate::wire::picture::PictureIds;
     use crate::units::{RtpTime, TrackId};
+    use crate::wire::picture::PictureIds;
 
     #[test]
     fn keeps_the_newest_and_frees_what_leaves() {

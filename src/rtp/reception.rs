@@ -9,7 +9,9 @@ const WINDOW: u64 = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// Newer than all before; `gap` numbers between it and the highest before are missing.
-    Next { gap: u64 },
+    Next {
+        gap: u64,
+    },
     /// Older than the highest, and it had not arrived yet.
     Late,
     Duplicate,

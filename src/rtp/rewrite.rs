@@ -152,8 +152,8 @@ impl Rewriter {
 mod tests {
     use super::*;
     use crate::mem::Arena;
-    use crate::wire::picture::PictureIds;
     use crate::units::SequenceNumber;
+    use crate::wire::picture::PictureIds;
 
     fn media(slots: &mut crate::mem::Slots, track: u32, sequence: u64, timestamp: u32, picture_id: u16, millis: u64) -> Media {
         Media {

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::metrics::DropReason;
-use crate::wire::stun::{Class, ErrorCode, IntegrityKey, Message, Role, write_error, write_success};
+pub use crate::wire::stun::IntegrityKey;
+use crate::wire::stun::{Class, ErrorCode, Message, Role, write_error, write_success};
 
 /// A connectivity check that asks for one of our sessions; not yet known to be authentic.
 pub struct Check<'a> {
@@ -42,8 +43,8 @@ impl<'a> Check<'a> {
     }
 
     /// Whether MESSAGE-INTEGRITY was made with our password.
-    pub fn authentic(&self, password: &[u8]) -> bool {
-        self.message.has_integrity(&IntegrityKey::new(password))
+    pub fn authentic(&self, key: &IntegrityKey) -> bool {
+        self.message.has_integrity(key)
     }
 
     /// The client chose this pair (RFC 8445 §7.3.1.5).
@@ -52,8 +53,7 @@ impl<'a> Check<'a> {
     }
 
     /// Writes the answer to an authentic check.
-    pub fn answer(&self, password: &[u8], source: SocketAddr, space: &mut [u8]) -> Option<Answer> {
-        let key = IntegrityKey::new(password);
+    pub fn answer(&self, key: &IntegrityKey, source: SocketAddr, space: &mut [u8]) -> Option<Answer> {
         let id = &self.message.transaction_id;
         let error = match (self.message.unknown_attribute, self.message.role) {
             (Some(attribute), _) => Some(ErrorCode::UnknownAttribute(attribute)),
@@ -62,8 +62,8 @@ impl<'a> Check<'a> {
             _ => None,
         };
         let len = match error {
-            Some(error) => write_error(space, id, error, Some(&key))?,
-            None => write_success(space, id, source, &key)?,
+            Some(error) => write_error(space, id, error, Some(key))?,
+            None => write_success(space, id, source, key)?,
         };
         Some(Answer { len, accepted: error.is_none() })
     }
@@ -77,8 +77,14 @@ mod tests {
     const PASSWORD: &[u8] = b"a password of 24 letters";
 
     fn request(role: Role, space: &mut [u8]) -> usize {
-        let request =
-            Request { transaction_id: [7; 12], remote_ufrag: b"server", local_ufrag: b"client", priority: 1, role, use_candidate: true };
+        let request = Request {
+            transaction_id: [7; 12],
+            remote_ufrag: b"server",
+            local_ufrag: b"client",
+            priority: 1,
+            role,
+            use_candidate: true,
+        };
         write_request(space, &request, &IntegrityKey::new(PASSWORD)).expect("room enough")
     }
 
@@ -89,11 +95,11 @@ mod tests {
         let check = Check::parse(&space[..len]).expect("a check");
         assert_eq!(check.local_ufrag(), "server");
         assert!(check.nominates());
-        assert!(check.authentic(PASSWORD));
-        assert!(!check.authentic(b"another password"));
+        assert!(check.authentic(&IntegrityKey::new(PASSWORD)));
+        assert!(!check.authentic(&IntegrityKey::new(b"another password")));
         let source: SocketAddr = "192.0.2.7:4000".parse().expect("an address");
         let mut answer = [0; 256];
-        let written = check.answer(PASSWORD, source, &mut answer).expect("room enough");
+        let written = check.answer(&IntegrityKey::new(PASSWORD), source, &mut answer).expect("room enough");
         assert!(written.accepted);
         assert_eq!(verify_success(&answer[..written.len], &[7; 12], &IntegrityKey::new(PASSWORD)), Some(source));
     }
@@ -104,7 +110,9 @@ mod tests {
         let len = request(Role::Controlled(1), &mut space);
         let check = Check::parse(&space[..len]).expect("a check");
         let mut answer = [0; 256];
-        let written = check.answer(PASSWORD, "192.0.2.7:4000".parse().expect("an address"), &mut answer).expect("room enough");
+        let written = check
+            .answer(&IntegrityKey::new(PASSWORD), "192.0.2.7:4000".parse().expect("an address"), &mut answer)
+            .expect("room enough");
         assert!(!written.accepted);
         assert_eq!(Message::parse(&answer[..written.len]).expect("a message").error_code, Some(487));
     }

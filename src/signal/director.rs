@@ -450,9 +450,7 @@ impl Director {
 
     /// Sessions whose client never sent a check.
     fn expire_unclaimed(&mut self, now: Micros) {
-        let late = |session: &Session| {
-            session.state == State::New && now.since(session.since) > CONSENT_MILLIS_MAX * 1_000
-        };
+        let late = |session: &Session| session.state == State::New && now.since(session.since) > CONSENT_MILLIS_MAX * 1_000;
         let slots: Vec<u32> = self.sessions.values().filter(|session| late(session)).map(|session| session.id.slot).collect();
         for slot in slots {
             self.end(slot, "no connectivity check within 30 s");

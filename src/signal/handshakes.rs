@@ -39,10 +39,18 @@ pub enum Order {
 /// What the director is told.
 #[derive(Debug)]
 pub enum Notice {
-    Connected { peer: PeerId, profile: Profile },
-    Failed { peer: PeerId, reason: String },
+    Connected {
+        peer: PeerId,
+        profile: Profile,
+    },
+    Failed {
+        peer: PeerId,
+        reason: String,
+    },
     /// The client closed the association.
-    Closed { peer: PeerId },
+    Closed {
+        peer: PeerId,
+    },
 }
 
 struct Association {
@@ -160,7 +168,9 @@ impl Handshakes {
                 }
                 Order::CloseAll => {
                     for slot in self.associations.keys().copied().collect::<Vec<_>>() {
-                        if let Some(handshake) = self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut()) {
+                        if let Some(handshake) =
+                            self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut())
+                        {
                             handshake.close();
                         }
                         self.collect(slot, Ok(()));
@@ -178,7 +188,9 @@ impl Handshakes {
             // The order may still be in the channel: it was sent before the worker could know of the session.
             self.read_orders();
         }
-        let Some(association) = self.associations.get_mut(&peer.slot).filter(|association| association.peer == peer) else { return };
+        let Some(association) = self.associations.get_mut(&peer.slot).filter(|association| association.peer == peer) else {
+            return;
+        };
         match event {
             HandshakeEvent::Claimed { worker, address, .. } => {
                 association.worker = Some((worker, address));
@@ -267,7 +279,8 @@ impl Handshakes {
         if before == self.in_flight.len() {
             return;
         }
-        let source = self.associations.get(&slot).and_then(|association| association.worker).map(|(_, address)| address.ip().to_canonical());
+        let source =
+            self.associations.get(&slot).and_then(|association| association.worker).map(|(_, address)| address.ip().to_canonical());
         if let Some(source) = source
             && let Some(count) = self.per_source.get_mut(&source)
         {
@@ -281,7 +294,9 @@ impl Handshakes {
     fn timers(&mut self, now: Micros) {
         for slot in self.in_flight.clone() {
             let handshake = self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut());
-            let Some(handshake) = handshake.filter(|handshake| handshake.poll_timeout().is_some_and(|at| at <= now)) else { continue };
+            let Some(handshake) = handshake.filter(|handshake| handshake.poll_timeout().is_some_and(|at| at <= now)) else {
+                continue;
+            };
             let outcome = handshake.handle_timeout(now);
             self.collect(slot, outcome);
         }

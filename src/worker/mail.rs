@@ -33,23 +33,51 @@ pub type IcePassword = ArrayString<32>;
 /// What a slow-path thread asks of a worker.
 pub enum Command {
     /// A session may be claimed by its first check with these credentials; after an ICE restart, further ones for the same.
-    Expect { peer: PeerId, ufrag: Ufrag, password: IcePassword },
+    Expect {
+        peer: PeerId,
+        ufrag: Ufrag,
+        password: IcePassword,
+    },
     /// These credentials are no longer good.
-    Forget { ufrag: Ufrag },
+    Forget {
+        ufrag: Ufrag,
+    },
     /// The session has ended: give its state back, forget its addresses.
-    Remove { peer: PeerId },
+    Remove {
+        peer: PeerId,
+    },
     /// A datagram of DTLS to send to the session.
-    Datagram { peer: PeerId, bytes: Box<[u8]> },
+    Datagram {
+        peer: PeerId,
+        bytes: Box<[u8]>,
+    },
     /// SRTP keys of a finished handshake.
-    Keys { peer: PeerId, keys: Box<Keys> },
+    Keys {
+        peer: PeerId,
+        keys: Box<Keys>,
+    },
     /// This worker's shard of a track: it has the publisher, or will get subscribers.
-    OpenShard { shard: Box<Shard> },
+    OpenShard {
+        shard: Box<Shard>,
+    },
     /// The track has ended here.
-    CloseShard { track: TrackId },
+    CloseShard {
+        track: TrackId,
+    },
     /// On the publisher's worker: which other workers have subscribers.
-    Route { track: TrackId, others: u64 },
-    Subscribe { subscriber: Subscriber, peer: PeerId, binding: Binding },
-    Unsubscribe { subscriber: Subscriber, peer: PeerId },
+    Route {
+        track: TrackId,
+        others: u64,
+    },
+    Subscribe {
+        subscriber: Subscriber,
+        peer: PeerId,
+        binding: Binding,
+    },
+    Unsubscribe {
+        subscriber: Subscriber,
+        peer: PeerId,
+    },
 }
 
 /// Statistics of a session, once a second.
@@ -64,12 +92,24 @@ pub struct PeerStats {
 
 /// What a worker tells the director.
 pub enum Event {
-    Claimed { peer: PeerId, worker: WorkerId, address: SocketAddr },
+    Claimed {
+        peer: PeerId,
+        worker: WorkerId,
+        address: SocketAddr,
+    },
     /// The session's packets go to another address now.
-    Moved { peer: PeerId, address: SocketAddr },
+    Moved {
+        peer: PeerId,
+        address: SocketAddr,
+    },
     /// No consent for too long.
-    Expired { peer: PeerId },
-    Stats { peer: PeerId, stats: PeerStats },
+    Expired {
+        peer: PeerId,
+    },
+    Stats {
+        peer: PeerId,
+        stats: PeerStats,
+    },
     Spent(Spent),
 }
 
@@ -185,14 +225,13 @@ pub fn connect(
             Arc::new(move || waker.wake()) as Arc<dyn Fn() + Send + Sync>
         })
         .collect();
-    let mut offices =
-        Offices { director: Vec::new(), handshakes: Vec::new(), events: Vec::new(), handshake_events: Vec::new() };
+    let mut offices = Offices { director: Vec::new(), handshakes: Vec::new(), events: Vec::new(), handshake_events: Vec::new() };
     let mut mesh_out: Vec<Vec<Option<Outbox<Mesh>>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
     let mut mesh_in: Vec<Vec<Consumer<Mesh>>> = (0..count).map(|_| Vec::new()).collect();
-    for from in 0..count {
+    for (from, out) in mesh_out.iter_mut().enumerate() {
         for to in (0..count).filter(|to| *to != from) {
             let (outbox, inbox) = ring(MESH, wakes[to].clone());
-            mesh_out[from][to] = Some(outbox);
+            out[to] = Some(outbox);
             mesh_in[to].push(inbox);
         }
     }

@@ -56,7 +56,8 @@ impl Worker {
     fn stun(&mut self, packet: PacketMut, from: SocketAddr, now: Micros) -> Result<(), DropReason> {
         let request = ice::Check::parse(packet.bytes())?;
         let (id, password) = self.directory.user(request.local_ufrag()).ok_or(DropReason::StunUnknownUser)?;
-        if !request.authentic(password.as_bytes()) {
+        let key = ice::IntegrityKey::new(password.as_bytes());
+        if !request.authentic(&key) {
             return Err(DropReason::StunUnauthenticated);
         }
         if self.peer(id).is_none() && !self.claim(id, from, now) {
@@ -68,7 +69,7 @@ impl Worker {
         if !self.batch.has_room() {
             self.flush();
         }
-        let answer = request.answer(password.as_bytes(), from, self.batch.space()).ok_or(DropReason::StunMalformed)?;
+        let answer = request.answer(&key, from, self.batch.space()).ok_or(DropReason::StunMalformed)?;
         self.batch.commit(from, answer.len);
         self.metrics.add(Counter::StunRequests, 1);
         if answer.accepted {
@@ -159,7 +160,7 @@ impl Worker {
             if let Some(shard) = self.shards.get_mut(*track) {
                 shard.clock = Some(*clock);
             }
-            self.to_others(others, || Mesh::Clock { track: *track, clock: *clock });
+            self.tell_others(others, || Mesh::Clock { track: *track, clock: *clock });
         }
         self.requests = requests;
         outcome
@@ -168,7 +169,7 @@ impl Worker {
     /// A packet of a track that is published here: to this turn's fan-out, and to the workers with subscribers.
     fn publish(&mut self, media: Media) -> Result<(), DropReason> {
         let others = self.shards.get(media.track).map_or(0, |shard| shard.others);
-        self.to_others(others, || Mesh::Media(media.clone()));
+        self.tell_others(others, || Mesh::Media(media.clone()));
         self.queue(media)
     }
 
@@ -180,7 +181,7 @@ impl Worker {
         self.media.push(media, &mut self.shards)
     }
 
-    fn to_others(&mut self, others: u64, item: impl Fn() -> Mesh) {
+    fn tell_others(&mut self, others: u64, item: impl Fn() -> Mesh) {
         let mut left = others;
         while left != 0 {
             let worker = left.trailing_zeros() as usize;
@@ -198,7 +199,7 @@ impl Worker {
         let Some(shard) = self.shards.get(track) else { return };
         if shard.owner != self.id {
             let owner = shard.owner;
-            return self.to_others(1 << owner.0, || Mesh::KeyFrame { track });
+            return self.tell_others(1 << owner.0, || Mesh::KeyFrame { track });
         }
         let publisher = shard.publisher;
         if let Some(inbound) =

@@ -7,7 +7,7 @@
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
   /** A test picture that never stands still. */
-  function testSource({ width = 640, height = 360, frameRate = 25 }) {
+  function testSource({ width = 640, height = 360, frameRate = 25, detail = 0 }) {
     const canvas = document.createElement('canvas');
     canvas.width = width;
     canvas.height = height;
@@ -19,6 +19,11 @@
       for (let i = 0; i < 8; i += 1) {
         context.fillStyle = `hsl(${i * 45}, 80%, 50%)`;
         context.fillRect(i * stripe, 0, stripe, height);
+      }
+      // `detail` small squares anew in each frame: many packets a frame.
+      for (let i = 0; i < detail; i += 1) {
+        context.fillStyle = `hsl(${Math.random() * 360}, 60%, 50%)`;
+        context.fillRect(Math.random() * width, Math.random() * height, 16, 16);
       }
       context.fillStyle = 'white';
       context.fillRect((frame * 7) % width, height / 4, width / 5, height / 2);
@@ -166,6 +171,7 @@
       framesDecoded: sum('inbound-rtp', 'video', 'framesDecoded'),
       keyFramesDecoded: sum('inbound-rtp', 'video', 'keyFramesDecoded'),
       framesEncoded: sum('outbound-rtp', 'video', 'framesEncoded'),
+      limitedBy: reports.find((r) => r.type === 'outbound-rtp' && r.kind === 'video')?.qualityLimitationReason,
       framesSent: sum('outbound-rtp', 'video', 'framesSent'),
       layers: reports.filter((r) => r.type === 'outbound-rtp' && r.kind === 'video' && r.framesSent > 0).map((r) => r.rid),
       frameWidth: video?.frameWidth,

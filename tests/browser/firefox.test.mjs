@@ -1,4 +1,7 @@
 // Firefox ESR both ways, against Chromium. It prefers DTLS 1.3, has its own ICE and SRTP code, and no H264 of its own.
+//
+// Firefox pairs no loopback candidate of the server with the addresses it gathers itself (`media.peerconnection.ice.loopback`
+// notwithstanding), so this server listens on the address of the network namespace that tests/run makes, and on no address of the machine.
 
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
@@ -9,7 +12,9 @@ let server;
 let chrome;
 let fox;
 before(async () => {
-  server = await serve('firefox');
+  const address = process.env.DISTRIBUTARY_TEST_ADDRESS;
+  assert.ok(address, 'no DISTRIBUTARY_TEST_ADDRESS: run this by `tests/run browser firefox`, which makes a network namespace');
+  server = await serve('firefox', { args: ['--dev', '--media-bind', address] });
   [chrome, fox] = [await chromium(), await firefox()];
 });
 afterEach(closePages);

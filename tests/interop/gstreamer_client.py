@@ -17,7 +17,7 @@ from gi.repository import GLib, Gst, GstSdp, GstWebRTC  # noqa: E402
 from webrtc_http import leave, negotiate, report  # noqa: E402
 
 SOURCES = """
-    videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=25/1 ! videoconvert
+    videotestsrc is-live=true pattern=ball background-color=0xff406080 ! video/x-raw,width=640,height=360,framerate=25/1 ! videoconvert
       ! vp8enc deadline=1 cpu-used=8 target-bitrate=800000 keyframe-max-dist=100 ! rtpvp8pay picture-id-mode=15-bit
       ! application/x-rtp,media=video,encoding-name=VP8,payload=96,clock-rate=90000 ! rtc.
     audiotestsrc is-live=true wave=sine freq=440 volume=0.3 ! audioconvert ! audioresample ! opusenc ! rtpopuspay

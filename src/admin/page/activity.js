@@ -9,7 +9,7 @@ import { openSource } from './source.js';
 import { StatsReader, emptySample } from './stats.js';
 import { Refusal, negotiate } from './whip.js';
 
-const CONNECT_LIMIT_MS = 15_000;
+const CONNECT_LIMIT_MS = 12_000;
 const DISCONNECTED_LIMIT_MS = 5_000;
 const STALL_LIMIT_MS = 3_000;
 const SAMPLE_PERIOD_MS = 1_000;
@@ -28,6 +28,7 @@ export class Activity {
     this.session = null;
     this.source = null;
     this.wasLive = false;
+    this.lastCause = null;
     this.stopping = new AbortController();
   }
 
@@ -39,11 +40,12 @@ export class Activity {
     try {
       await this.open();
       for (let failures = 0; ; failures += 1) {
-        const live = this.attemptWasLive = false;
+        const live = (this.attemptWasLive = false);
         const cause = await this.attempt();
         if (this.stopped) return;
         if (this.attemptWasLive !== live) failures = 0;
         if (!this.mayRetry(cause)) throw cause;
+        this.lastCause = cause;
         await this.pause(failures, cause);
         if (this.stopped) return;
       }
@@ -95,7 +97,7 @@ export class Activity {
 
   /** One connection, from its offer to its end. Resolves to what ended it. */
   async attempt() {
-    this.set('connecting');
+    this.set('connecting', { cause: this.lastCause });
     const pc = new RTCPeerConnection({ bundlePolicy: 'max-bundle' });
     this.pc = pc;
     const watched = this.watchOver(pc);
@@ -134,7 +136,7 @@ export class Activity {
     let lostTimer;
     let connected = false;
     const ended = new Promise((resolve) => (settle = resolve));
-    const fail = (kind) => settle(new ConnectionError(kind));
+    const fail = (kind) => settle(new ConnectionError(kind, mediaPort(pc)));
     const follow = () => {
       const state = pc.connectionState;
       clearTimeout(lostTimer);
@@ -174,17 +176,20 @@ export class Activity {
     const reader = new StatsReader(pc);
     let before = emptySample(this.state);
     let moved = 0;
+    let soundOnly = 0; // samples in a row: sound often comes a moment before the picture
     return async () => {
       const sample = await reader.read(this.state).catch(() => null);
       if (!sample || this.stopped || this.pc !== pc || pc.connectionState === 'closed') return;
       const frames = sample.framesDecoded + sample.framesEncoded;
       const framesMove = frames > before.framesDecoded + before.framesEncoded;
-      const soundOnly = sample.audioPackets > before.audioPackets && sample.videoPackets === before.videoPackets;
+      const soundAlone = sample.audioPackets > before.audioPackets && sample.videoPackets === before.videoPackets;
+      soundOnly = soundAlone && !framesMove ? soundOnly + 1 : 0;
       before = sample;
       if (pc.connectionState === 'connected') {
-        if (framesMove || soundOnly) {
+        if (framesMove || soundOnly >= 3) {
           moved = performance.now();
           this.wasLive = this.attemptWasLive = true;
+          this.lastCause = null;
           if (this.state !== 'live') this.set('live');
         } else if (this.state === 'live' && this.plan.mode === 'watch' && performance.now() - moved > STALL_LIMIT_MS) {
           this.set('waiting');
@@ -215,6 +220,11 @@ export class Activity {
     this.state = state;
     this.report.onState(state, extra);
   }
+}
+
+/** The UDP port of the server's first candidate, for the advice when nothing gets through to it. */
+function mediaPort(pc) {
+  return /^a=candidate:\S+ 1 udp \d+ \S+ (\d+)/im.exec(pc.remoteDescription?.sdp ?? '')?.[1];
 }
 
 function addTracks(pc, stream, { codec, simulcast, source }) {

@@ -25,8 +25,12 @@ window.distributary = { pc: null, state: 'idle', stats: emptySample('idle') };
 
 const graphs = {
   bitrate: graph('bitrate', { format: bitrateWords, floor: 100_000 }),
-  rtt: graph('rtt', { format: (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`, floor: 5 }),
-  loss: graph('loss', { format: (percent) => `${percent.toFixed(percent > 0 && percent < 10 ? 1 : 0)} %`, floor: 2, colour: '--mark' }),
+  rtt: graph('rtt', { format: (ms) => (ms < 1 ? '< 1 ms' : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`), floor: 5 }),
+  loss: graph('loss', {
+    format: (percent) => `${percent.toFixed(percent > 0 && percent < 10 ? 1 : 0)} %`,
+    floor: 2,
+    colour: '--mark',
+  }),
   resent: graph('resent', { format: (rate) => `${Math.round(rate)} /s`, floor: 4, colour: '--mark' }),
   size: graph('size', { format: () => sizeWords(window.distributary.stats) || '–', floor: 180 }),
   fps: graph('fps', { format: (fps) => `${Math.round(fps)} fps`, floor: 10 }),
@@ -107,7 +111,7 @@ function showState(state, extra = {}) {
   window.distributary = { pc: activity?.pc ?? null, state, stats };
   const plan = lastPlan;
   const publishes = plan?.mode === 'publish';
-  $('role').textContent = running ? `${publishes ? 'Publishing to' : 'Watching'} ${plan.room}` : '';
+  $('role').textContent = running ? `${publishes ? 'Publishing to' : 'Watching'} room ${plan.room}` : '';
   showWords(state, extra);
   showNotice(state, extra);
   showSound();
@@ -118,14 +122,15 @@ function showState(state, extra = {}) {
 
 function showWords(state, { inSeconds } = {}) {
   const { stats } = window.distributary;
-  const live = () => ['Live', sizeWords(stats) || (stats.audioPackets > 0 ? 'sound only' : ''), stats.codec].filter(Boolean).join(' · ');
+  const live = () =>
+    ['Live', sizeWords(stats) || (stats.audioPackets > 0 ? 'sound only' : ''), stats.codec].filter(Boolean).join(' · ');
   const words = {
     opening: lastPlan?.source === 'test' ? 'Making the test picture…' : `Asking for the ${lastPlan?.source}…`,
     connecting: 'Connecting…',
     waiting: `Waiting for a publisher in room ${lastPlan?.room}`,
     reconnecting: `Reconnecting in ${inSeconds} s`,
   }[state];
-  const next = state === 'live' ? live() : words ?? '';
+  const next = state === 'live' ? live() : (words ?? '');
   if ($('words').textContent !== next) $('words').textContent = next;
 }
 
@@ -133,12 +138,18 @@ function showWords(state, { inSeconds } = {}) {
 function showNotice(state, { cause, inSeconds } = {}) {
   const plan = lastPlan ?? {};
   let notice = null;
-  if (state === 'connecting' && plan.mode === 'watch') notice = { title: 'Connecting…' };
+  if (state === 'connecting' && (cause || plan.mode === 'watch')) {
+    const before = cause && explain(cause, plan); // the last attempt's advice stays while the next one tries
+    notice = { title: 'Connecting…', text: before ? `${before.title}. ${before.text}` : '', reason: before?.reason };
+  }
   if (state === 'opening' && plan.source !== 'test') {
     notice = { title: `Asking for the ${plan.source}…`, text: 'Allow it in the question that the browser shows.' };
   }
   if (state === 'waiting') {
-    notice = { title: `Waiting for a publisher in room ${plan.room}`, text: 'The picture comes by itself as soon as somebody publishes.' };
+    notice = {
+      title: `Waiting for a publisher in room ${plan.room}`,
+      text: 'The picture comes by itself as soon as somebody publishes.',
+    };
   }
   if (state === 'reconnecting') {
     const { title, text, reason } = explain(cause, plan);
@@ -166,7 +177,17 @@ function renderNotice(notice) {
 
 function noticeButton(name) {
   const [label, act] = {
-    retry: ['Try again', () => start({ ...lastPlan, token: $('token').value.trim(), room: $('room').value.trim() || lastPlan.room })],
+    retry: [
+      'Try again',
+      () =>
+        start({
+          ...lastPlan,
+          codec: $('codec').value,
+          simulcast: $('simulcast').checked,
+          token: $('token').value.trim(),
+          room: $('room').value.trim() || lastPlan.room,
+        }),
+    ],
     now: ['Reconnect now', () => activity?.retryNow()],
     watch: ['Watch instead', () => start(planFromForm('watch'))],
     test: ['Publish the test picture', () => start({ ...lastPlan, source: 'test' })],
@@ -221,10 +242,12 @@ function showSample(sample) {
 }
 
 function showDetails() {
-  $('rows').replaceChildren(...window.distributary.stats.details.flatMap(([name, value]) => [
-    Object.assign(document.createElement('dt'), { textContent: name }),
-    Object.assign(document.createElement('dd'), { textContent: value }),
-  ]));
+  $('rows').replaceChildren(
+    ...window.distributary.stats.details.flatMap(([name, value]) => [
+      Object.assign(document.createElement('dt'), { textContent: name }),
+      Object.assign(document.createElement('dd'), { textContent: value }),
+    ]),
+  );
 }
 
 function sizeWords({ width, height }) {
@@ -240,9 +263,13 @@ function animateDelta() {
   cancelAnimationFrame(deltaFrame);
   const canvas = $('delta');
   const geometry = sizeDelta(canvas);
+  let painted = -Infinity;
   const draw = (now) => {
     if (document.body.dataset.state === 'live' || !geometry) return;
-    paintDelta(canvas, geometry, CALM.matches ? 2.2 : now / 1000);
+    if (now - painted > 30) {
+      paintDelta(canvas, geometry, CALM.matches ? 2.2 : now / 1000);
+      painted = now;
+    }
     if (!CALM.matches) deltaFrame = requestAnimationFrame(draw);
   };
   draw(performance.now());
@@ -273,7 +300,7 @@ async function copyWatchLink() {
   try {
     await navigator.clipboard.writeText(link);
     $('copy').textContent = 'Copied';
-    setTimeout(() => ($('copy').textContent = 'Copy watch link'), 2000);
+    setTimeout(() => ($('copy').textContent = 'Copy link'), 2000);
   } catch {
     prompt('The link to watch this room:', link); // no clipboard on an insecure page
   }
@@ -290,7 +317,9 @@ function chooseRoom(name, event) {
 
 function toggleSound() {
   $('video').muted = !$('video').muted;
-  $('video').play().catch(() => {});
+  $('video')
+    .play()
+    .catch(() => {});
   showSound();
 }
 
@@ -305,7 +334,8 @@ function toggleFullscreen() {
 function pointAtGraphs(event) {
   const canvas = event.target.closest?.('figure')?.querySelector('canvas');
   const box = canvas?.getBoundingClientRect();
-  const ago = box && event.type !== 'pointerleave' ? Graph.agoAt(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width))) : null;
+  const ago =
+    box && event.type !== 'pointerleave' ? Graph.agoAt(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width))) : null;
   for (const one of Object.values(graphs)) one.point(ago);
 }
 
@@ -332,7 +362,12 @@ function wire() {
   addEventListener('pagehide', () => activity?.stop({ keepalive: true }));
   addEventListener('pageshow', ({ persisted }) => persisted && stop());
   addEventListener('online', () => activity?.retryNow());
-  showRooms({ section: document.querySelector('.rooms'), list: $('rooms'), token: () => $('token').value.trim(), choose: chooseRoom });
+  showRooms({
+    section: document.querySelector('.rooms'),
+    list: $('rooms'),
+    token: () => $('token').value.trim(),
+    choose: chooseRoom,
+  });
 }
 
 function readAddress() {

@@ -52,17 +52,35 @@ function walk(node, depth, route, channels, routes) {
   }
 }
 
-/** Strokes the channels, wide at the source and thin at the mouths; `scale` is the width of a mouth's line. */
+/** How wide a channel is where each depth of the tree begins; one narrows into the next. */
+const WIDTHS = [9.4, 6.6, 4.2, 2.6, 1.5, 0.7];
+const STEPS = 20;
+
+/** Fills the channels, wide at the source and thin at the mouths; `scale` multiplies every width. */
 export function drawChannels(context, { channels }, colour, scale) {
-  context.strokeStyle = colour;
-  context.lineCap = 'round';
-  for (const { depth, points: p } of channels) {
-    context.lineWidth = scale * [9, 5.4, 3.2, 1.9, 1.1][depth];
-    context.beginPath();
-    context.moveTo(p[0], p[1]);
-    context.bezierCurveTo(p[2], p[3], p[4], p[5], p[6], p[7]);
-    context.stroke();
+  context.fillStyle = colour;
+  context.beginPath();
+  for (const channel of channels) {
+    const banks = Array.from({ length: STEPS + 1 }, (_, i) => bankAt(channel, i / STEPS, scale));
+    const outline = [...banks.map(([left]) => left), ...banks.map(([, right]) => right).reverse()];
+    context.moveTo(...outline[0]);
+    for (const point of outline.slice(1)) context.lineTo(...point);
+    context.closePath();
   }
+  context.fill('nonzero');
+}
+
+/** The two banks of a channel at the share `t` of its length: a half width to each side of the curve. */
+function bankAt(channel, t, scale) {
+  const half = (scale * (WIDTHS[channel.depth] * (1 - t) + WIDTHS[channel.depth + 1] * t)) / 2;
+  const [from, to] = [along([channel], Math.max(0, t - 0.01)), along([channel], t + 0.01)];
+  const length = Math.hypot(to.x - from.x, to.y - from.y) || 1;
+  const [across, down] = [(-(to.y - from.y) / length) * half, ((to.x - from.x) / length) * half];
+  const { x, y } = along([channel], t);
+  return [
+    [x + across, y + down],
+    [x - across, y - down],
+  ];
 }
 
 /** Where something is that has gone the share `progress` (0 to 1) of `route`. */

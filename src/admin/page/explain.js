@@ -3,12 +3,16 @@
 import { MissingCapture } from './source.js';
 import { Refusal } from './whip.js';
 
-/** The media connection did not come up (`never`), broke off (`lost`), or the server forgot the session (`gone`). */
+/**
+ * The media connection did not come up (`never`), broke off (`lost`), or the server forgot the session (`gone`).
+ * `port` is the UDP port that the server answered with.
+ */
 export class ConnectionError extends Error {
-  constructor(kind) {
+  constructor(kind, port) {
     super(kind);
     this.name = 'ConnectionError';
     this.kind = kind;
+    this.port = port ?? 7882;
   }
 }
 
@@ -18,7 +22,7 @@ export class ConnectionError extends Error {
  */
 export function explain(cause, { mode, room, source }) {
   if (cause instanceof Refusal) return { reason: cause.reason, ...refusal(cause, mode, room) };
-  if (cause instanceof ConnectionError) return { actions: ['retry'], retry: true, ...connection(cause.kind) };
+  if (cause instanceof ConnectionError) return { actions: ['retry'], retry: true, ...connection(cause) };
   return { actions: ['retry', 'test'], retry: false, ...capture(cause, source) };
 }
 
@@ -43,10 +47,20 @@ function refusal({ status, retryAfterS }, mode, room) {
   }
   if (status === 403) {
     const right = mode === 'publish' ? 'canPublish' : 'canSubscribe';
-    return { ...again, title: 'The token does not allow this', text: `It has to name the room “${room}” and grant ${right}.`, focus: 'token' };
+    return {
+      ...again,
+      title: 'The token does not allow this',
+      text: `It has to name the room “${room}” and grant ${right}.`,
+      focus: 'token',
+    };
   }
   if (status === 404) {
-    return { ...again, title: 'Not found', text: `The server knows no room “${room}”, or WHIP and WHEP live elsewhere on it.`, retry: true };
+    return {
+      ...again,
+      title: 'Not found',
+      text: `The server knows no room “${room}”, or WHIP and WHEP live elsewhere on it.`,
+      retry: true,
+    };
   }
   if (status === 409 && mode === 'publish') {
     return {
@@ -59,30 +73,42 @@ function refusal({ status, retryAfterS }, mode, room) {
   }
   if (status === 429 || status === 503) {
     const when = retryAfterS ? `It asks to come back in ${retryAfterS} s.` : 'Try again in a moment.';
-    return { ...again, title: 'The server is full', text: `It refuses new sessions to keep the running ones smooth. ${when}`, retry: true };
+    return {
+      ...again,
+      title: 'The server is full',
+      text: `It refuses new sessions to keep the running ones smooth. ${when}`,
+      retry: true,
+    };
   }
   if (status >= 500) {
     return { ...again, title: `The server failed (${status})`, text: 'Its log says why. Trying again may help.', retry: true };
   }
-  const advice = mode === 'publish' ? 'Choose another codec, or turn simulcast off.' : 'Another browser may offer a codec in common.';
+  const advice =
+    mode === 'publish' ? 'Choose another codec, or turn simulcast off.' : 'Another browser may offer a codec in common.';
   return { ...again, title: `The server refused the offer (${status})`, text: advice };
 }
 
-function connection(kind) {
+function connection({ kind, port }) {
   if (kind === 'never') {
     return {
       title: 'No media gets through',
-      text: 'The server answered, but UDP did not pass. Open UDP port 7882 in the firewalls between; behind NAT the server needs --external-ip.',
+      text:
+        `The server answered, but UDP did not pass. Open UDP port ${port} in the firewalls between; ` +
+        'behind NAT the server needs --external-ip.',
     };
   }
-  if (kind === 'gone') return { title: 'The server ended the session', text: 'It was restarted, or the session was closed there.' };
+  if (kind === 'gone')
+    return { title: 'The server ended the session', text: 'It was restarted, or the session was closed there.' };
   return { title: 'The connection was lost', text: 'The network changed or broke off, or the server stopped.' };
 }
 
 function capture(cause, source) {
   const device = source === 'screen' ? 'screen' : 'camera';
   if (cause instanceof MissingCapture && cause.what === 'screen') {
-    return { title: 'No screen sharing here', text: 'This browser cannot share a screen; phones mostly cannot. Use a desktop browser, or the camera.' };
+    return {
+      title: 'No screen sharing here',
+      text: 'This browser cannot share a screen; phones mostly cannot. Use a desktop browser, or the camera.',
+    };
   }
   if (cause instanceof MissingCapture) {
     return {
@@ -105,5 +131,9 @@ function capture(cause, source) {
   if (cause?.name === 'NotReadableError') {
     return { title: 'The camera is busy', text: 'Another program holds it. Close that program and try again.' };
   }
-  return { title: 'That did not work', text: 'The browser could not start. What it said:', reason: cause?.message ?? String(cause) };
+  return {
+    title: 'That did not work',
+    text: 'The browser could not start. What it said:',
+    reason: cause?.message ?? String(cause),
+  };
 }

@@ -64,7 +64,13 @@ export class Graph {
     context.moveTo(0, height - 0.5);
     context.lineTo(width, height - 0.5);
     context.stroke();
-    for (const run of this.runs()) paintRun(context, run.map((i) => [x(i), y(this.values[i])]), line, height);
+    for (const run of this.runs())
+      paintRun(
+        context,
+        run.map((i) => [x(i), y(this.values[i])]),
+        line,
+        height,
+      );
     const marked = this.values.length - 1 - (this.pointed ?? 0);
     if (this.values[marked] === null || this.values[marked] === undefined) return;
     context.globalAlpha = 1;

@@ -26,7 +26,7 @@ async function ask(token) {
     const response = await fetch('/api/v1/rooms', { headers, cache: 'no-store' });
     if (!response.ok) return { refused: response.status === 401 || response.status === 403 };
     const body = await response.json();
-    return { rooms: (Array.isArray(body) ? body : body?.rooms ?? []).map(readRoom).filter(({ name }) => name) };
+    return { rooms: (Array.isArray(body) ? body : (body?.rooms ?? [])).map(readRoom).filter(({ name }) => name) };
   } catch {
     return {};
   }
@@ -35,10 +35,10 @@ async function ask(token) {
 /** Name, whether it is live, how many watch: from whichever of the usual fields the server fills. */
 function readRoom(room) {
   const sessions = Array.isArray(room.sessions) ? room.sessions : [];
-  const publishes = (session) => /publish|whip|ingest/i.test(String(session.role ?? session.kind ?? session.protocol ?? ''));
+  const publishes = (session) => /publish|whip|ingest/i.test(String(session.purpose ?? session.role ?? ''));
   const viewers = room.viewers ?? sessions.filter((session) => !publishes(session)).length;
-  const live = room.live ?? room.publishing ?? (room.publisher !== undefined ? Boolean(room.publisher) : sessions.some(publishes));
-  return { name: String(room.name ?? room.room ?? room.id ?? ''), live, viewers: Array.isArray(viewers) ? viewers.length : Number(viewers) || 0 };
+  const live = room.live ?? sessions.some(publishes);
+  return { name: String(room.room ?? room.name ?? ''), live: Boolean(live), viewers: Number(viewers) || 0 };
 }
 
 function fill(section, list, rooms, choose) {

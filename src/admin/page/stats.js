@@ -7,9 +7,25 @@
 export function emptySample(state) {
   return {
     state,
-    framesDecoded: 0, framesEncoded: 0, framesPerSecond: 0, width: 0, height: 0, bitrate: 0, audioLevel: 0,
-    packets: 0, videoPackets: 0, audioPackets: 0, packetsLost: 0, lossPercent: null, retransmitted: 0, retransmittedPerSecond: null, rttMs: null,
-    codec: '', audioCodec: '', iceState: 'new', details: [],
+    framesDecoded: 0,
+    framesEncoded: 0,
+    framesPerSecond: 0,
+    width: 0,
+    height: 0,
+    bitrate: 0,
+    audioLevel: 0,
+    packets: 0,
+    videoPackets: 0,
+    audioPackets: 0,
+    packetsLost: 0,
+    lossPercent: null,
+    retransmitted: 0,
+    retransmittedPerSecond: null,
+    rttMs: null,
+    codec: '',
+    audioCodec: '',
+    iceState: 'new',
+    details: [],
   };
 }
 
@@ -32,7 +48,7 @@ export class StatsReader {
     const audio = rtp.filter((entry) => entry.kind === 'audio');
     describePicture(sample, video, report);
     sample.audioCodec = codecName(report, audio[0]);
-    sample.audioLevel = receiving ? heard(this.pc, audio[0]) : of('media-source', 'audio')[0]?.audioLevel ?? 0;
+    sample.audioLevel = receiving ? heard(this.pc, audio[0]) : (of('media-source', 'audio')[0]?.audioLevel ?? 0);
     const transport = of('transport')[0];
     const pair = report.get(transport?.selectedCandidatePairId) ?? of('candidate-pair').find((entry) => entry.nominated);
     const remote = of('remote-inbound-rtp');
@@ -47,7 +63,8 @@ export class StatsReader {
   derive(sample, rtp, remote, receiving) {
     const now = {
       at: performance.now(),
-      bytes: sum(rtp, receiving ? 'bytesReceived' : 'bytesSent') + sum(rtp, receiving ? 'headerBytesReceived' : 'headerBytesSent'),
+      bytes:
+        sum(rtp, receiving ? 'bytesReceived' : 'bytesSent') + sum(rtp, receiving ? 'headerBytesReceived' : 'headerBytesSent'),
       packets: sample.packets,
       lost: sample.packetsLost,
       retransmitted: sample.retransmitted,
@@ -75,7 +92,10 @@ function rates(before, now, seconds, remote, receiving) {
 }
 
 function describePicture(sample, video, report) {
-  const largest = video.reduce((best, entry) => ((entry.frameHeight ?? 0) > (best?.frameHeight ?? -1) ? entry : best), undefined);
+  const largest = video.reduce(
+    (best, entry) => ((entry.frameHeight ?? 0) > (best?.frameHeight ?? -1) ? entry : best),
+    undefined,
+  );
   sample.framesDecoded = sum(video, 'framesDecoded');
   sample.framesEncoded = Math.max(0, ...video.map((entry) => entry.framesEncoded ?? 0));
   sample.framesPerSecond = Math.max(0, ...video.map((entry) => entry.framesPerSecond ?? 0));
@@ -86,8 +106,14 @@ function describePicture(sample, video, report) {
 
 function count(sample, rtp, remote, receiving) {
   const name = receiving ? 'packetsReceived' : 'packetsSent';
-  sample.videoPackets = sum(rtp.filter((entry) => entry.kind === 'video'), name);
-  sample.audioPackets = sum(rtp.filter((entry) => entry.kind === 'audio'), name);
+  sample.videoPackets = sum(
+    rtp.filter((entry) => entry.kind === 'video'),
+    name,
+  );
+  sample.audioPackets = sum(
+    rtp.filter((entry) => entry.kind === 'audio'),
+    name,
+  );
   sample.packets = sample.videoPackets + sample.audioPackets;
   sample.packetsLost = sum(receiving ? rtp : remote, 'packetsLost');
   sample.retransmitted = sum(rtp, receiving ? 'retransmittedPacketsReceived' : 'retransmittedPacketsSent');
@@ -109,7 +135,8 @@ function heard(pc, audio) {
 /** The rows of the details: [name, value] each, those without a value left out. */
 function describe({ pc, report, sample, video, audio, transport, pair, receiving }) {
   const whole = (entries, name) => (entries.some((entry) => name in entry) ? sum(entries, name).toLocaleString('en') : null);
-  const address = (candidate) => candidate && `${candidate.address ?? candidate.candidateType}:${candidate.port} ${candidate.protocol}`;
+  const address = (candidate) =>
+    candidate && `${candidate.address ?? candidate.candidateType}:${candidate.port} ${candidate.protocol}`;
   const mean = (total, n, factor = 1000) => (n > 0 ? `${Math.round((total * factor) / n)} ms` : null);
   const profile = report.get(video[0]?.codecId)?.sdpFmtpLine;
   const rows = [

@@ -122,7 +122,12 @@ impl Director {
         let Some(session) = self.sessions.get(&viewer).filter(|session| session.state != State::Ending) else { return };
         let (Some(owner), Some(worker)) = (track.owner, session.worker) else { return };
         let Some((sender, codec)) = match_sender(&session.agreed.media, track) else {
-            tracing::warn!(session = session.name, room = session.room, codec = track.codec.codec.name(), "viewer cannot decode the track");
+            tracing::warn!(
+                session = session.name,
+                room = session.room,
+                codec = track.codec.codec.name(),
+                "viewer cannot decode the track"
+            );
             return;
         };
         let binding = Binding { track: id, payload_type: codec.payload_type, rtx: codec.rtx, clock_rate: track.codec.clock_rate };

@@ -75,7 +75,11 @@ impl Director {
         media
             .map(|media| {
                 let sends = media.direction == Direction::SendOnly;
-                let codec = if sends { self.watched_codec(session, media.kind) } else { media.codecs.first().map(|codec| codec.codec.name()) };
+                let codec = if sends {
+                    self.watched_codec(session, media.kind)
+                } else {
+                    media.codecs.first().map(|codec| codec.codec.name())
+                };
                 TrackView {
                     mid: media.mid.to_string(),
                     kind: kind_name(media.kind),
@@ -90,12 +94,14 @@ impl Director {
     /// The codec a viewer is being sent, which is the publisher's.
     fn watched_codec(&self, session: &Session, kind: MediaKind) -> Option<&'static str> {
         let publisher = self.sessions.get(&self.rooms.get(&session.room)?.publisher?)?;
-        let track = publisher.tracks.iter().filter_map(|id| self.tracks.get(&id.slot)).find(|track| track.codec.codec.kind() == kind)?;
+        let track =
+            publisher.tracks.iter().filter_map(|id| self.tracks.get(&id.slot)).find(|track| track.codec.codec.kind() == kind)?;
         Some(track.codec.codec.name())
     }
 
     pub(super) fn publish_gauges(&self) {
-        let count = |purpose| self.sessions.values().filter(|session| session.purpose == purpose && session.state != State::Ending).count();
+        let count =
+            |purpose| self.sessions.values().filter(|session| session.purpose == purpose && session.state != State::Ending).count();
         let store = |gauge: &std::sync::atomic::AtomicU64, value: usize| gauge.store(value as u64, Ordering::Relaxed);
         store(&self.gauges.rooms, self.rooms.len());
         store(&self.gauges.publishers, count(Purpose::Publish));

@@ -154,12 +154,11 @@ const fn handled(kind: MediaKind, purpose: Purpose) -> &'static [ExtensionKind] 
             PlayoutDelay,
             VideoContentType,
             ColorSpace,
-            DependencyDescriptor,
             AbsCaptureTime,
         ],
-        (Purpose::Watch, MediaKind::Audio) => &[Mid, AudioLevel, AbsSendTime, AbsCaptureTime],
-        (Purpose::Watch, MediaKind::Video) => {
-            &[Mid, AbsSendTime, VideoOrientation, PlayoutDelay, VideoContentType, ColorSpace, DependencyDescriptor, AbsCaptureTime]
-        }
+        // Towards viewers only what is passed on as it came: times and sequence numbers of a hop, and the dependency
+        // descriptor with its frame numbers, would have to be written anew.
+        (Purpose::Watch, MediaKind::Audio) => &[Mid, AudioLevel, AbsCaptureTime],
+        (Purpose::Watch, MediaKind::Video) => &[Mid, VideoOrientation, PlayoutDelay, VideoContentType, ColorSpace, AbsCaptureTime],
     }
 }

@@ -1,0 +1,203 @@
+//! The server as a process: starting it, and what `/proc` says of it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::cli::Options;
+use crate::http::Url;
+use crate::sys;
+
+const START_TIME_MAX: Duration = Duration::from_secs(20);
+const STOP_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// A server that was started here, and ends when this is dropped.
+pub struct Server {
+    child: Child,
+    pub url: Url,
+    /// How it names its I/O backend.
+    pub io: Option<String>,
+}
+
+impl Server {
+    /// Starts `distributary serve --dev` on ports that the kernel chooses, its threads on `cores`.
+    pub fn start(options: &Options, binary: &Path, cores: &[usize]) -> Result<Server, String> {
+        let list: Vec<String> = (0..options.workers as usize).map(|worker| cores[worker % cores.len()].to_string()).collect();
+        let mut command = Command::new(binary);
+        command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--log-level", "warn"]);
+        command.args(["--workers", &options.workers.to_string(), "--io", options.io.name()]);
+        // Workers may share cores only by not being pinned one by one.
+        if options.workers as usize <= cores.len() {
+            list.iter().for_each(|core| drop(command.args(["--cores", core])));
+        }
+        command.args(&options.server_argument).stdin(Stdio::null()).stdout(Stdio::piped());
+        sys::bind_child(&mut command, cores.to_vec());
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
+        let stdout = child.stdout.take().ok_or("no output of the server")?;
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Read on when nobody listens any more: a full pipe would stop the server.
+                let _ = sender.send(line);
+            }
+        });
+        let mut server = Server { child, url: Url { authority: String::new(), path: "/".into() }, io: None };
+        let deadline = Instant::now() + START_TIME_MAX;
+        loop {
+            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| match server.status() {
+                Some(status) => format!("the server ended at once ({status})"),
+                None => "the server did not say where it listens".to_owned(),
+            })?;
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("http"), Some("tcp")) => {
+                    let address = words.next().map(|word| word.trim_end_matches(','));
+                    let address: Option<SocketAddr> = address.and_then(|address| address.parse().ok());
+                    server.url.authority = address.ok_or("the server's HTTP address cannot be read")?.to_string();
+                }
+                (Some("I/O"), Some(_)) => server.io = line.split_once(' ').map(|(_, io)| io.trim().to_owned()),
+                (Some("page"), _) => return Ok(server),
+                _ => {}
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn status(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        sys::interrupt(self.child.id());
+        let deadline = Instant::now() + STOP_TIME_MAX;
+        while self.status().is_none() {
+            if Instant::now() > deadline {
+                eprintln!("loadgen: the server did not stop when asked to; killed");
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// CPU time of one thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ThreadTime {
+    id: u32,
+    name: String,
+    nanoseconds: u64,
+}
+
+/// CPU time of a process's threads, as `/proc` has it at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct CpuTime {
+    threads: Vec<ThreadTime>,
+    user_ticks: u64,
+    system_ticks: u64,
+}
+
+/// What was used between two moments, in microseconds.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CpuUse {
+    pub total_us: f64,
+    /// Of 1, the part spent in the kernel; coarse.
+    pub system_share: f64,
+    pub threads: Vec<(String, f64)>,
+}
+
+impl CpuTime {
+    pub fn of(pid: u32) -> Option<CpuTime> {
+        let mut time = CpuTime::default();
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+            let read = |file: &str| fs::read_to_string(entry.path().join(file)).ok();
+            // A thread that has just ended has no files any more.
+            let (Some(stat), Some(schedule)) = (read("stat"), read("schedstat")) else { continue };
+            let Some((id, name, user, system)) = parse_stat(&stat) else { continue };
+            // Time on the CPU in nanoseconds (Documentation/scheduler/sched-stats.rst); `stat` has ticks of 10 ms.
+            let nanoseconds = schedule.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
+            time.threads.push(ThreadTime { id, name, nanoseconds });
+            time.user_ticks += user;
+            time.system_ticks += system;
+        }
+        Some(time)
+    }
+
+    /// From `before` to `self`.
+    pub fn since(&self, before: &CpuTime) -> CpuUse {
+        let mut usage = CpuUse::default();
+        for thread in &self.threads {
+            let earlier = before.threads.iter().find(|earlier| earlier.id == thread.id).map_or(0, |earlier| earlier.nanoseconds);
+            let micros = thread.nanoseconds.saturating_sub(earlier) as f64 / 1e3;
+            usage.total_us += micros;
+            match usage.threads.iter_mut().find(|(name, _)| *name == thread.name) {
+                Some((_, sum)) => *sum += micros,
+                None => usage.threads.push((thread.name.clone(), micros)),
+            }
+        }
+        let user = self.user_ticks.saturating_sub(before.user_ticks) as f64;
+        let system = self.system_ticks.saturating_sub(before.system_ticks) as f64;
+        usage.system_share = if user + system > 0.0 { system / (user + system) } else { 0.0 };
+        usage
+    }
+}
+
+/// Id, name, user and system ticks (proc(5)). The name stands in parentheses and may contain any of them.
+fn parse_stat(stat: &str) -> Option<(u32, String, u64, u64)> {
+    let (before, rest) = stat.split_once('(')?;
+    let (name, fields) = rest.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    Some((before.trim().parse().ok()?, name.to_owned(), fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?))
+}
+
+/// VmRSS in KiB.
+pub fn resident_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+}
+
+/// Datagrams that found a buffer of this machine's UDP sockets on `port` full.
+pub fn socket_drops(port: u16) -> u64 {
+    let wanted = format!(":{port:04X}");
+    let sum = |file: &str| -> u64 {
+        let table = fs::read_to_string(file).unwrap_or_default();
+        let local = |line: &&str| line.split_whitespace().nth(1).is_some_and(|address| address.ends_with(&wanted));
+        let drops = |line: &str| line.split_whitespace().last().and_then(|drops| drops.parse::<u64>().ok());
+        table.lines().skip(1).filter(local).filter_map(drops).sum()
+    };
+    sum("/proc/net/udp") + sum("/proc/net/udp6")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses() {
+        let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 700 80 0 0 20 0";
+        assert_eq!(parse_stat(stat), Some((12, "a (b) c".into(), 700, 80)));
+    }
+
+    #[test]
+    fn this_process_uses_the_cpu() {
+        let pid = std::process::id();
+        let before = CpuTime::of(pid).expect("a process");
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(30) {}
+        let usage = CpuTime::of(pid).expect("a process").since(&before);
+        assert!(usage.total_us > 1_000.0, "{usage:?}");
+        assert!(resident_kib(pid).is_some_and(|kib| kib > 100));
+    }
+}

@@ -1,0 +1,315 @@
+//! What strangers and ill-meaning members can send: each datagram costs a counter, none a panic, an answer that would make the
+//! server a reflector, or a table that grows; and everybody else's media keeps flowing.
+
+#[path = "sim/mod.rs"]
+mod sim;
+
+use std::net::SocketAddr;
+
+use distributary::limits::{CANDIDATES_MAX, MEDIA_SECTIONS_MAX, SDP_BYTES_MAX, STREAMS_PER_PEER};
+use distributary::metrics::{Counter, DropReason};
+use distributary::secure::dtls::Identity;
+use distributary::signal::api::Purpose;
+use distributary::units::{PayloadType, SequenceNumber, Ssrc};
+use distributary::wire::rtcp;
+use sim::native::{AUDIO, AUDIO_SSRC, Native, VIDEO, VIDEO_SSRC, offer, plain_rtp};
+use sim::network::Link;
+use sim::random::Random;
+use sim::{World, for_seeds, watching};
+
+/// A world in which somebody publishes and somebody watches.
+fn busy_world(seed: u64, workers: usize) -> (World, usize) {
+    let mut world = World::new(seed, workers);
+    world.publish("others", Link::clean());
+    let viewer = world.watch("others", Link::clean());
+    assert!(world.connect(5));
+    world.run_millis(500);
+    (world, viewer)
+}
+
+/// Whatever happened, the others saw everything.
+fn assert_undisturbed(world: &mut World, viewer: usize) {
+    world.run_millis(500);
+    world.assert_no_violations();
+    let seen = world.viewer(viewer);
+    assert!(world.now - seen.last_at < 100_000, "the last picture came {} ms ago", (world.now - seen.last_at) / 1000);
+    assert_eq!((seen.lost, seen.undecodable, seen.lost_sounds), (0, 0, 0), "{} pictures", seen.frames);
+}
+
+/// Delivers a datagram and says that it costs one drop of this reason, and is not answered.
+fn costs(world: &mut World, reason: DropReason, from: SocketAddr, datagram: &[u8]) {
+    if !world.listen.contains(&from) {
+        world.listen.push(from);
+    }
+    let (sessions, dropped) = (world.server.sessions(), world.server.dropped(reason));
+    world.heard.clear();
+    world.server.deliver(from, datagram);
+    world.tick();
+    world.tick();
+    let what = || format!("{} bytes, {:02x?}…", datagram.len(), &datagram[..datagram.len().min(16)]);
+    assert_eq!(world.server.dropped(reason), dropped + 1, "{} is {}: {}", what(), reason.label(), world.server.tally());
+    assert_eq!(world.server.sessions(), sessions);
+    assert!(world.heard.iter().all(|(to, _)| *to != from), "{} was answered", what());
+}
+
+/// A STUN message of these attributes, its FINGERPRINT right (RFC 8489 §14.7) if it has one.
+fn stun(kind: u16, attributes: &[(u16, &[u8])], fingerprint: bool) -> Vec<u8> {
+    let mut message = kind.to_be_bytes().to_vec();
+    message.extend_from_slice(&[0, 0, 0x21, 0x12, 0xa4, 0x42]);
+    message.extend_from_slice(&[7; 12]);
+    for (attribute, value) in attributes {
+        message.extend_from_slice(&attribute.to_be_bytes());
+        message.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        message.extend_from_slice(value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let len = message.len() - 20 + if fingerprint { 8 } else { 0 };
+    message[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    if fingerprint {
+        let crc = message.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ *byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        });
+        message.extend_from_slice(&[0x80, 0x28, 0, 4]);
+        message.extend_from_slice(&(!crc ^ 0x5354_554e).to_be_bytes());
+    }
+    message
+}
+
+#[test]
+fn strangers_are_counted_and_not_answered() {
+    let (mut world, viewer) = busy_world(1, 2);
+    let mut member = Native::join(&mut world, "room", Purpose::Publish);
+    let stranger = world.new_address();
+    let user = format!("{}:nativ", member.server_ufrag);
+
+    let world_ref = &mut world;
+    let mut expect = |reason, datagram: &[u8]| costs(world_ref, reason, stranger, datagram);
+    expect(DropReason::StunMalformed, &[0; 20]);
+    expect(DropReason::StunMalformed, &[0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42]);
+    // Integrity and fingerprint are asked for, both of them (RFC 8445 §7.1).
+    expect(DropReason::StunUnauthenticated, &stun(1, &[], false));
+    expect(DropReason::StunUnauthenticated, &stun(1, &[(6, user.as_bytes())], false));
+    expect(DropReason::StunUnauthenticated, &stun(1, &[(6, user.as_bytes())], true));
+    expect(DropReason::StunUnauthenticated, &stun(1, &[(6, user.as_bytes()), (8, &[0; 20])], true));
+    expect(DropReason::StunUnauthenticated, &stun(1, &[(6, b"no colon")], true));
+    expect(DropReason::StunUnknownUser, &stun(1, &[(6, b"nobody:nativ")], true));
+    expect(DropReason::StunUnknownUser, &stun(1, &[(6, b"a user name longer than any of ours can be:x")], true));
+    expect(DropReason::StunUnknownUser, &stun(1, &[(6, b"\xff\xfe\xfd:x")], true));
+    expect(DropReason::StunUnexpected, &stun(0x101, &[], true));
+    expect(DropReason::StunUnexpected, &stun(0x011, &[], true));
+    expect(DropReason::StunUnexpected, &stun(0x111, &[], true));
+    let ufrag = member.server_ufrag.clone();
+    expect(DropReason::StunUnauthenticated, &member.check_with(&ufrag, "not the password of the server"));
+    expect(DropReason::StunUnknownUser, &member.check_with("unknown", &member.server_password.clone()));
+    expect(DropReason::UnknownSource, &[22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    expect(DropReason::UnknownSource, &plain_rtp(VIDEO_SSRC, VIDEO, 1, &[0; 50]).0);
+    expect(DropReason::UnknownSource, &[0x80, 200, 0, 1, 0, 0, 0, 0]);
+    expect(DropReason::RtpMalformed, &[0x80]);
+    expect(DropReason::UnknownProtocol, &[0x41; 30]);
+    expect(DropReason::Empty, &[]);
+    expect(DropReason::Oversize, &[0x80; 1700]);
+    assert_undisturbed(&mut world, viewer);
+}
+
+#[test]
+fn members_can_send_nothing_that_harms_others() {
+    let (mut world, viewer) = busy_world(2, 2);
+    let mut publisher = Native::join(&mut world, "room", Purpose::Publish);
+    publisher.claim(&mut world);
+    let from = publisher.address;
+    costs(&mut world, DropReason::BeforeKeys, from, &plain_rtp(VIDEO_SSRC, VIDEO, 1, &[0; 50]).0);
+    costs(&mut world, DropReason::BeforeKeys, from, &[0x80, 201, 0, 1, 0, 0, 0, 1]);
+    publisher.connect(&mut world);
+
+    costs(&mut world, DropReason::SrtpAuthentication, from, &plain_rtp(VIDEO_SSRC, VIDEO, 1, &[0; 50]).0);
+    let packet = publisher.rtp(AUDIO_SSRC, AUDIO, 1, &[0xf8; 40]);
+    world.server.deliver(from, &packet);
+    world.tick();
+    costs(&mut world, DropReason::SrtpReplay, from, &packet);
+    costs(&mut world, DropReason::SsrcUnknown, from, &publisher.rtp(Ssrc(1), PayloadType(77 + 23), 1, &[1; 40]));
+    costs(&mut world, DropReason::PayloadTypeUnknown, from, &publisher.rtp(AUDIO_SSRC, PayloadType(100), 2, &[1; 40]));
+    costs(&mut world, DropReason::PayloadMalformed, from, &publisher.rtp(VIDEO_SSRC, VIDEO, 1, &[0x90, 0xff]));
+    // Whatever is cut off: never authentic.
+    let whole = publisher.rtp(VIDEO_SSRC, VIDEO, 2, &[0x10; 60]);
+    for len in 1..whole.len() {
+        let before: u64 = DropReason::ALL.iter().map(|reason| world.server.dropped(*reason)).sum();
+        world.server.deliver(from, &whole[..len]);
+        world.tick();
+        let after: u64 = DropReason::ALL.iter().map(|reason| world.server.dropped(*reason)).sum();
+        assert_eq!(after, before + 1, "{len} of {} bytes", whole.len());
+    }
+    // A flood of SSRCs ends at the limit.
+    let limited = |world: &World| world.server.dropped(DropReason::SsrcLimit);
+    for ssrc in 0..200 {
+        let packet = publisher.rtp(Ssrc(1000 + ssrc), VIDEO, 1, &[0x10; 20]);
+        world.server.deliver(from, &packet);
+        world.tick();
+    }
+    assert!(limited(&world) >= 200 - STREAMS_PER_PEER as u64, "{}", limited(&world));
+
+    let mut watcher = Native::join(&mut world, "room", Purpose::Watch);
+    watcher.claim(&mut world);
+    watcher.connect(&mut world);
+    let from = watcher.address;
+    costs(&mut world, DropReason::NotPublishing, from, &watcher.rtp(VIDEO_SSRC, VIDEO, 1, &[0x10; 20]));
+    assert_undisturbed(&mut world, viewer);
+}
+
+#[test]
+fn rtcp_that_lies_is_refused() {
+    let (mut world, viewer) = busy_world(3, 1);
+    let mut watcher = Native::join(&mut world, "others", Purpose::Watch);
+    watcher.claim(&mut world);
+    watcher.connect(&mut world);
+    let from = watcher.address;
+    // Lengths beyond the end, of the first packet and of the second; a wrong version; report blocks that are not there.
+    for lie in [
+        &[0x80, 201, 0xff, 0xff, 0, 0, 0, 1][..],
+        &[0x80, 201, 0, 1, 0, 0, 0, 1, 0x81, 206, 0, 200, 0, 0, 0, 1],
+        &[0x40, 201, 0, 1, 0, 0, 0, 1],
+        &[0x9f, 201, 0, 1, 0, 0, 0, 1],
+        &[0x9f, 200, 0, 1, 0, 0, 0, 1],
+        &[0xa0, 201, 0, 2, 0, 0, 0, 1, 0, 0, 0, 99],
+    ] {
+        let datagram = watcher.rtcp(lie);
+        let before: u64 = DropReason::ALL.iter().map(|reason| world.server.dropped(*reason)).sum();
+        world.server.deliver(from, &datagram);
+        world.tick();
+        let after: u64 = DropReason::ALL.iter().map(|reason| world.server.dropped(*reason)).sum();
+        assert_eq!(after, before + 1, "{lie:02x?}: {}", world.server.tally());
+    }
+    // NACKs for everything there could be, again and again: answered from what is kept, within the receiver's allowance.
+    let media: Vec<u32> =
+        watcher.answer.lines().filter_map(|line| line.strip_prefix("a=ssrc:")?.split(' ').next()?.parse().ok()).collect();
+    let numbers: Vec<SequenceNumber> = (0..=u16::MAX).step_by(16).map(SequenceNumber).collect();
+    for _ in 0..20 {
+        for ssrc in media.iter().chain(&[1]) {
+            for chunk in numbers.chunks(200) {
+                let mut space = [0; 1500];
+                let len = rtcp::write_nack(&mut space, Ssrc(9), Ssrc(*ssrc), chunk).expect("room enough");
+                let datagram = watcher.rtcp(&space[..len]);
+                world.server.deliver(from, &datagram);
+            }
+            let mut space = [0; 64];
+            let len = rtcp::write_pli(&mut space, Ssrc(9), Ssrc(*ssrc)).expect("room enough");
+            let datagram = watcher.rtcp(&space[..len]);
+            world.server.deliver(from, &datagram);
+        }
+        world.tick();
+    }
+    assert!(world.server.dropped(DropReason::NackTooOld) > 10_000);
+    assert!(world.server.count(Counter::KeyFrameRequests) < 6, "key-frame requests are merged");
+    assert_undisturbed(&mut world, viewer);
+}
+
+#[test]
+fn a_hundred_thousand_random_datagrams_change_nothing() {
+    for_seeds(&[5], |seed| {
+        let (mut world, viewer) = busy_world(seed, 2);
+        watching(&mut world, |world| {
+            let mut random = Random::new(seed);
+            let mut publisher = Native::join(world, "room", Purpose::Publish);
+            publisher.claim(world);
+            publisher.connect(world);
+            let mut watcher = Native::join(world, "room", Purpose::Watch);
+            watcher.claim(world);
+            watcher.connect(world);
+            // Also in the name of those who are well-behaved: source addresses can be forged.
+            let mut sources: Vec<SocketAddr> = world.clients.iter().map(|client| client.public).collect();
+            sources.extend([publisher.address, watcher.address, world.new_address()]);
+            let samples = [
+                publisher.check(),
+                stun(1, &[(6, b"someone:else"), (8, &[1; 20])], true),
+                vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 9, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                vec![23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 9, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                vec![21, 254, 253, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 40],
+                plain_rtp(VIDEO_SSRC, VIDEO, 9, &[0x10; 900]).0,
+                vec![0x80, 200, 0, 6, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20],
+            ];
+            let sessions = world.server.sessions();
+            for round in 0..100_000 {
+                let mut datagram = if random.chance(0.5) {
+                    let mut bytes = vec![0; random.below(200)];
+                    random.fill(&mut bytes);
+                    bytes
+                } else {
+                    let mut bytes = samples[random.below(samples.len())].clone();
+                    for _ in 0..1 + random.below(4) {
+                        let at = random.below(bytes.len());
+                        // Never the byte it was: a check that is still good would be one.
+                        bytes[at] ^= 1 + random.below(255) as u8;
+                    }
+                    bytes
+                };
+                if random.chance(0.2) {
+                    datagram.truncate(random.below(datagram.len() + 1));
+                }
+                world.server.deliver(sources[random.below(sources.len())], &datagram);
+                if round % 100 == 0 {
+                    world.tick();
+                    world.heard.clear();
+                }
+            }
+            world.run_millis(100);
+            assert_eq!(world.server.sessions(), sessions);
+            assert_undisturbed(world, viewer);
+        });
+    });
+}
+
+/// One member with very many source ports must not use up the table of addresses for all others.
+#[test]
+fn a_member_of_many_addresses_leaves_room_for_others() {
+    let (mut world, viewer) = busy_world(6, 2);
+    let mut member = Native::join(&mut world, "room", Purpose::Watch);
+    member.claim(&mut world);
+    for number in 0..60_000u32 {
+        let check = member.check();
+        let [_, a, b, c] = number.to_be_bytes();
+        world.server.deliver(SocketAddr::from(([203, a, b, c], 4_000)), &check);
+        if number % 128 == 0 {
+            world.tick();
+        }
+    }
+    world.run_millis(100);
+    for _ in 0..4 {
+        world.watch("others", Link::clean());
+    }
+    assert!(world.connect(5), "others can still join: {}", world.server.tally());
+    assert_undisturbed(&mut world, viewer);
+}
+
+#[test]
+fn offers_beyond_all_measure_are_refused_in_words() {
+    let mut world = World::new(4, 1);
+    let identity = Identity::generate().expect("a certificate");
+    let good = offer(Purpose::Publish, &identity);
+    let candidates = |count: usize| {
+        let lines: String = (0..count).map(|at| format!("a=candidate:{at} 1 udp 1 10.0.0.1 {} typ host\r\n", 1 + at % 60_000)).collect();
+        format!("{good}{lines}")
+    };
+    let sections = |count: usize| {
+        let lines: String = (0..count).map(|at| format!("m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:x{at}\r\n")).collect();
+        format!("{good}{lines}")
+    };
+    let refusals = [
+        ("a megabyte of attributes", format!("{good}{}", "a=x\r\n".repeat(200_000)), 413),
+        ("a megabyte in a line", format!("{good}a={}\r\n", "x".repeat(1 << 20)), 413),
+        ("a megabyte of nothing", "\0".repeat(1 << 20), 413),
+        ("10,000 candidates", candidates(10_000), 413),
+        ("a thousand m-lines", sections(1_000), 400),
+        ("one m-line too many", sections(MEDIA_SECTIONS_MAX), 400),
+        ("no SDP", "hello".to_owned(), 400),
+        ("nothing", String::new(), 400),
+    ];
+    for (what, offer, status) in refusals {
+        let refusal = world.server.join("room", Purpose::Publish, offer).expect_err(what);
+        assert_eq!(refusal.status(), status, "{what}: {refusal}");
+        assert!(refusal.to_string().len() < 400, "{what}: {refusal}");
+    }
+    assert!(world.server.rooms().is_empty(), "nothing is left of them");
+    // Many, but within what is read: taken, and the surplus ignored.
+    let many = candidates(20 * CANDIDATES_MAX);
+    assert!(many.len() < SDP_BYTES_MAX);
+    world.server.join("room", Purpose::Publish, many).unwrap_or_else(|refusal| panic!("{refusal}"));
+}

@@ -1,0 +1,280 @@
+//! A seeded simulator of the whole appliance, faster than real time and in one thread.
+//!
+//! ```text
+//!   clients on str0m ──► network (late, lost, twice, out of order, corrupted) ──► workers on io::Fake
+//!                                                     director and handshakes: one turn each per millisecond
+//! ```
+//!
+//! Everything that the simulator decides follows from one seed, which every failure prints; `SIM_SEED=n` runs that one, and
+//! `SIM_RUNS=n` so many more. What does not follow from it: random numbers inside str0m and DTLS (keys, SSRCs, user names),
+//! which change bytes but hardly ever what is sent when.
+#![allow(dead_code)] // three tests use this, each another part of it
+
+pub mod client;
+pub mod native;
+pub mod network;
+pub mod picture;
+pub mod random;
+pub mod server;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Instant;
+
+use distributary::signal::api::{Patched, Purpose, SessionPath};
+
+use client::{Client, Part, Publisher, Viewer};
+use network::{Link, Network};
+use random::Random;
+use server::Server;
+
+/// The simulator's granularity.
+const TICK_MICROS: u64 = 1_000;
+
+/// Everything there is.
+pub struct World {
+    /// Microseconds since the beginning; the server's clock may be ahead.
+    pub now: u64,
+    pub server: Server,
+    pub network: Network,
+    pub clients: Vec<Client>,
+    pub random: Random,
+    by_address: HashMap<SocketAddr, usize>,
+    base: Instant,
+    addresses: u16,
+    publishers: u32,
+    /// What the server sent to addresses that no client has.
+    pub strays: u64,
+    /// What was sent to addresses in [`World::listen`].
+    pub heard: Vec<(SocketAddr, Vec<u8>)>,
+    pub listen: Vec<SocketAddr>,
+}
+
+impl World {
+    pub fn new(seed: u64, workers: usize) -> World {
+        World::with_places(seed, workers, 1000)
+    }
+
+    /// A world whose server takes so many sessions.
+    pub fn with_places(seed: u64, workers: usize, sessions_max: usize) -> World {
+        let mut random = Random::new(seed);
+        let server = Server::new(workers, sessions_max, random.fork());
+        let network = Network::new(random.fork());
+        World {
+            now: 0,
+            server,
+            network,
+            clients: Vec::new(),
+            random,
+            by_address: HashMap::new(),
+            base: Instant::now(),
+            addresses: 0,
+            publishers: 0,
+            strays: 0,
+            heard: Vec::new(),
+            listen: Vec::new(),
+        }
+    }
+
+    pub fn new_address(&mut self) -> SocketAddr {
+        self.addresses += 1;
+        SocketAddr::from(([198, 51, 100, (self.addresses % 250) as u8 + 1], 20_000 + self.addresses))
+    }
+
+    pub fn publish(&mut self, room: &str, link: Link) -> usize {
+        self.publishers += 1;
+        let publisher = Publisher { id: self.publishers, ..Publisher::default() };
+        self.join(room, Part::Publisher(publisher), link)
+    }
+
+    pub fn watch(&mut self, room: &str, link: Link) -> usize {
+        self.join(room, Part::Viewer(Viewer::default()), link)
+    }
+
+    fn join(&mut self, room: &str, part: Part, link: Link) -> usize {
+        let address = self.new_address();
+        let (mut client, offer) = Client::new(part, address, self.server.address, link, self.base, self.now);
+        let purpose = client.purpose();
+        let joined = self.server.join(room, purpose, offer).unwrap_or_else(|refusal| panic!("refused: {refusal}"));
+        client.accept(&joined.answer, SessionPath { room: room.to_owned(), purpose, session: joined.session });
+        self.by_address.insert(address, self.clients.len());
+        self.clients.push(client);
+        self.clients.len() - 1
+    }
+
+    /// A client ends its session and is gone.
+    pub fn leave(&mut self, client: usize) {
+        let path = self.clients[client].path.take().expect("a session");
+        self.server.leave(path).expect("the session exists");
+        self.vanish(client);
+    }
+
+    /// A client is gone without a word.
+    pub fn vanish(&mut self, client: usize) {
+        self.clients[client].alive = false;
+    }
+
+    /// The way to a client changes: from now on the server sees it at another address, for which the network picks a worker anew.
+    pub fn rebind(&mut self, client: usize, address: SocketAddr) {
+        self.by_address.remove(&self.clients[client].public);
+        self.clients[client].public = address;
+        self.by_address.insert(address, client);
+    }
+
+    /// An address whose datagrams go to another worker than those of `other`.
+    pub fn address_elsewhere(&mut self, other: SocketAddr) -> SocketAddr {
+        let worker = self.server.worker_of(other);
+        loop {
+            let address = self.new_address();
+            if self.server.worker_of(address) != worker {
+                return address;
+            }
+        }
+    }
+
+    pub fn restart_ice(&mut self, client: usize) {
+        let fragment = self.clients[client].restart();
+        let path = self.clients[client].path.clone().expect("a session");
+        match self.server.patch(path, fragment) {
+            Ok(Patched::Restarted { fragment, .. }) => self.clients[client].restarted(&fragment),
+            Ok(Patched::NoContent) => panic!("no restart was seen"),
+            Err(refusal) => panic!("refused: {refusal}"),
+        }
+    }
+
+    pub fn run_seconds(&mut self, seconds: u64) {
+        self.run_millis(1_000 * seconds);
+    }
+
+    pub fn run_millis(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.tick();
+        }
+    }
+
+    /// Until everybody is connected, at most so many seconds. True if they are.
+    pub fn connect(&mut self, seconds: u64) -> bool {
+        for _ in 0..1_000 * seconds {
+            if self.clients.iter().filter(|client| client.alive).all(|client| client.connected) {
+                return true;
+            }
+            self.tick();
+        }
+        false
+    }
+
+    pub fn tick(&mut self) {
+        self.now += TICK_MICROS;
+        let now = self.now;
+        let mut sent = Vec::new();
+        while let Some(datagram) = self.network.arrived(now) {
+            if datagram.to == self.server.address {
+                self.server.deliver(datagram.from, &datagram.bytes);
+            } else if let Some(index) = self.by_address.get(&datagram.to) {
+                let client = &mut self.clients[*index];
+                client.receive(&datagram.bytes, now, &mut sent);
+                for bytes in sent.drain(..) {
+                    self.network.send(&client.link, now, client.public, self.server.address, &bytes);
+                }
+            } else {
+                self.strays += 1;
+            }
+        }
+        for client in self.clients.iter_mut().filter(|client| client.alive && client.next <= now) {
+            client.turn(now, &mut sent);
+            for bytes in sent.drain(..) {
+                self.network.send(&client.link, now, client.public, self.server.address, &bytes);
+            }
+        }
+        let (server, network, heard) = (&mut self.server, &mut self.network, &mut self.heard);
+        let (clients, by_address, listen, strays) = (&self.clients, &self.by_address, &self.listen, &mut self.strays);
+        let from = server.address;
+        server.turn(now, |to, bytes| {
+            if let Some(index) = by_address.get(&to) {
+                network.send(&clients[*index].link, now, from, to, bytes);
+            } else if listen.contains(&to) {
+                heard.push((to, bytes.to_vec()));
+            } else {
+                *strays += 1;
+            }
+        });
+    }
+
+    /// Everything that must hold in every scenario.
+    pub fn assert_no_violations(&self) {
+        for (index, client) in self.clients.iter().enumerate() {
+            if let Part::Viewer(viewer) = &client.part {
+                assert!(viewer.violations.is_empty(), "viewer {index}: {:?}", &viewer.violations[..viewer.violations.len().min(5)]);
+            }
+        }
+    }
+
+    pub fn viewer(&self, client: usize) -> &Viewer {
+        self.clients[client].viewer()
+    }
+
+    pub fn publisher(&self, client: usize) -> &Publisher {
+        self.clients[client].publisher()
+    }
+
+    /// One line for each client and one for the server.
+    pub fn summary(&self) -> String {
+        let mut lines = vec![format!(
+            "at {} ms: network lost {}, duplicated {}, corrupted {}, stray {}; {}",
+            self.now / 1000,
+            self.network.lost,
+            self.network.duplicated,
+            self.network.corrupted,
+            self.strays,
+            self.server.tally()
+        )];
+        for (index, client) in self.clients.iter().enumerate().take(8) {
+            let connected = if client.connected { client.connected_at / 1000 } else { 0 };
+            lines.push(match &client.part {
+                Part::Publisher(part) => format!(
+                    "{index}: publisher {}, connected at {connected} ms, {} pictures ({} key, {} asked for), {} sounds",
+                    part.id, part.frames, part.key_frames, part.key_frame_requests, part.sounds
+                ),
+                Part::Viewer(part) => format!(
+                    "{index}: viewer, connected at {connected} ms, {} pictures ({} key), {} lost, {} undecodable, {} sounds, {} lost",
+                    part.frames, part.key_frames, part.lost, part.undecodable, part.sounds, part.lost_sounds
+                ),
+            });
+        }
+        lines.join("\n")
+    }
+}
+
+/// Runs a scenario for each of its seeds, or for those of the environment, and says which one failed.
+pub fn for_seeds(fixed: &[u64], scenario: impl Fn(u64)) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds: Vec<u64> = match (number("SIM_SEED"), number("SIM_RUNS")) {
+        (Some(seed), None) => vec![seed],
+        (seed, Some(runs)) => (0..runs).map(|run| seed.unwrap_or(1_000) + run).collect(),
+        (None, None) => fixed.to_vec(),
+    };
+    for seed in seeds {
+        if let Err(failure) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
+            eprintln!("failed with SIM_SEED={seed}");
+            resume_unwind(failure);
+        }
+    }
+}
+
+/// Runs a scenario with its world and prints the world's summary when it fails.
+pub fn watching(world: &mut World, scenario: impl FnOnce(&mut World)) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| scenario(world)));
+    let verbose = std::env::var_os("SIM_VERBOSE").is_some();
+    if outcome.is_err() || verbose {
+        eprintln!("{}", world.summary());
+    }
+    if let Err(failure) = outcome {
+        resume_unwind(failure);
+    }
+}
+
+/// Says who a session belongs to, for [`Purpose`] is all that differs between the two ways to join.
+pub fn path(room: &str, purpose: Purpose, session: String) -> SessionPath {
+    SessionPath { room: room.to_owned(), purpose, session }
+}

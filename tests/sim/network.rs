@@ -1,0 +1,118 @@
+//! What lies between a client and the server: time, and everything that can happen to a datagram.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+
+use super::random::Random;
+
+/// How one client is connected. Both directions are alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub latency_micros: u64,
+    /// Up to this much more, for each datagram on its own: what overtakes what is left to chance.
+    pub jitter_micros: u64,
+    pub loss: f64,
+    pub duplication: f64,
+    /// Datagrams of which one to three bits are flipped.
+    pub corruption: f64,
+}
+
+impl Link {
+    /// 15 ms each way, everything arrives, in order.
+    pub const fn clean() -> Link {
+        Link { latency_micros: 15_000, jitter_micros: 0, loss: 0.0, duplication: 0.0, corruption: 0.0 }
+    }
+
+    pub const fn lossy(loss: f64) -> Link {
+        Link { loss, ..Link::clean() }
+    }
+
+    pub const fn jittery(jitter_micros: u64, duplication: f64) -> Link {
+        Link { jitter_micros, duplication, ..Link::clean() }
+    }
+
+    pub const fn corrupting(corruption: f64) -> Link {
+        Link { corruption, ..Link::clean() }
+    }
+}
+
+/// A datagram on its way.
+pub struct InFlight {
+    due: u64,
+    /// Of those due at the same time, the first sent arrives first.
+    order: u64,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+impl PartialEq for InFlight {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.order) == (other.due, other.order)
+    }
+}
+
+impl Eq for InFlight {}
+
+impl PartialOrd for InFlight {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for InFlight {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.order).cmp(&(other.due, other.order))
+    }
+}
+
+/// All datagrams on their way, and what has happened to those before them.
+pub struct Network {
+    random: Random,
+    in_flight: BinaryHeap<Reverse<InFlight>>,
+    sent: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub corrupted: u64,
+}
+
+impl Network {
+    pub fn new(random: Random) -> Network {
+        Network { random, in_flight: BinaryHeap::new(), sent: 0, lost: 0, duplicated: 0, corrupted: 0 }
+    }
+
+    pub fn send(&mut self, link: &Link, now: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let mut copies = 1;
+        if self.random.chance(link.duplication) {
+            self.duplicated += 1;
+            copies = 2;
+        }
+        for _ in 0..copies {
+            if self.random.chance(link.loss) {
+                self.lost += 1;
+                continue;
+            }
+            let mut bytes = bytes.to_vec();
+            if self.random.chance(link.corruption) && !bytes.is_empty() {
+                self.corrupted += 1;
+                for _ in 0..1 + self.random.below(3) {
+                    let bit = self.random.below(8 * bytes.len());
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
+            let jitter = if link.jitter_micros == 0 { 0 } else { self.random.next() % link.jitter_micros };
+            self.sent += 1;
+            let due = now + link.latency_micros + jitter;
+            self.in_flight.push(Reverse(InFlight { due, order: self.sent, from, to, bytes }));
+        }
+    }
+
+    /// The next datagram that has arrived by `now`.
+    pub fn arrived(&mut self, now: u64) -> Option<InFlight> {
+        if self.in_flight.peek().is_none_or(|Reverse(next)| next.due > now) {
+            return None;
+        }
+        self.in_flight.pop().map(|Reverse(datagram)| datagram)
+    }
+}

@@ -1,0 +1,200 @@
+//! The whole server but its threads, sockets and HTTP: real workers on [`Fake`] I/O, the real director, real handshakes, each
+//! given its turn by hand.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+
+use distributary::io::{Fake, Io};
+use distributary::limits::SESSIONS_MAX;
+use distributary::mem::{Arena, Handoff};
+use distributary::metrics::{Counter, DropReason, WorkerMetrics};
+use distributary::rtp::config::Codec;
+use distributary::secure::dtls::Identity;
+use distributary::signal::api::{Gauges, Handle, Join, Joined, Purpose, Refusal, RoomView, SessionPath};
+use distributary::signal::director::{self, Director, Settings};
+use distributary::signal::handshakes::{self, Handshakes};
+use distributary::signal::negotiate::CodecPolicy;
+use distributary::units::{Micros, WorkerId};
+use distributary::worker::{Worker, mail};
+
+use super::random::{Random, mix};
+
+/// Where clients find the media sockets, all workers the same.
+pub const ADDRESS: &str = "192.0.2.1:7882";
+/// Slots of each worker's arena: enough for the caches of a few tracks and what is in flight.
+const SLOTS: usize = 8192;
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub workers: Vec<Worker>,
+    /// Of the workers, then of the handshakes.
+    pub metrics: Vec<Arc<WorkerMetrics>>,
+    pub director: Director,
+    pub gauges: Arc<Gauges>,
+    handshakes: Handshakes,
+    handle: Handle,
+    /// Microseconds by which the server's clock has jumped ahead of everybody else's.
+    pub skew: u64,
+    now: Micros,
+    /// Called with true before and false after each step of a worker.
+    pub watch: fn(bool),
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Server {
+    pub fn new(workers: usize, sessions_max: usize, mut random: Random) -> Server {
+        let address: SocketAddr = ADDRESS.parse().expect("an address");
+        let ios: Vec<Io> = (0..workers).map(|_| Io::Fake(Fake::new(Arena::leak(SLOTS)))).collect();
+        let wakers: Vec<_> = ios.iter().map(Io::waker).collect();
+        let (mails, offices) = mail::connect(&wakers, Arc::new(|| {}), Arc::new(|| {}));
+        let identity = Identity::generate().expect("a certificate");
+        let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
+        let gauges: Arc<Gauges> = Arc::default();
+        let metrics: Vec<Arc<WorkerMetrics>> = (0..=workers).map(|_| Arc::default()).collect();
+        let (order_sender, orders) = mpsc::channel();
+        let (notice_sender, notices) = mpsc::channel();
+        let (request_sender, requests) = mpsc::sync_channel(64);
+        let settings = Settings {
+            fingerprint: identity.fingerprint(),
+            candidates: vec![address],
+            sessions_max,
+            room_sessions_max: sessions_max,
+            codecs: CodecPolicy::new([Codec::Opus, Codec::Vp8]),
+        };
+        let links = director::Links {
+            requests,
+            notices,
+            orders: order_sender,
+            wake_handshakes: Arc::new(|| {}),
+            commands: offices.director,
+            events: offices.events,
+        };
+        let chance = Box::new(move || random.next());
+        let director = Director::new(settings, links, handoff.clone(), gauges.clone(), chance);
+        let links =
+            handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
+        let handshakes = Handshakes::new(identity, links, metrics[workers].clone(), gauges.clone());
+        let parts = ios.into_iter().zip(mails).enumerate();
+        let workers = parts
+            .map(|(index, (io, mail))| Worker::new(WorkerId(index as u8), io, mail, handoff.clone(), metrics[index].clone()))
+            .collect();
+        let handle = Handle::new(request_sender, std::thread::current(), gauges.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let (skew, now) = (0, Micros::ZERO);
+        Server { address, workers, metrics, director, gauges, handshakes, handle, skew, now, watch: |_| {}, runtime }
+    }
+
+    /// The worker that the kernel would give the datagrams of a source to.
+    pub fn worker_of(&self, from: SocketAddr) -> usize {
+        let SocketAddr::V4(from) = from else { return 0 };
+        let key = u64::from(u32::from(*from.ip())) << 16 | u64::from(from.port());
+        (mix(key) % self.workers.len() as u64) as usize
+    }
+
+    fn fake(&mut self, worker: usize) -> &mut Fake {
+        match self.workers[worker].io_mut() {
+            Io::Fake(fake) => fake,
+            _ => unreachable!("made with Io::Fake"),
+        }
+    }
+
+    /// A datagram arrives from the network.
+    pub fn deliver(&mut self, from: SocketAddr, bytes: &[u8]) {
+        let worker = self.worker_of(from);
+        self.fake(worker).deliver(from, bytes);
+    }
+
+    /// Everybody's turn. `sent` gets each datagram with its destination.
+    pub fn turn(&mut self, now: u64, mut sent: impl FnMut(SocketAddr, &[u8])) {
+        self.now = Micros(now + self.skew);
+        for index in 0..self.workers.len() {
+            loop {
+                self.step(index, &mut sent);
+                if self.fake(index).waiting() == 0 {
+                    break;
+                }
+            }
+        }
+        self.handshakes.turn(self.now);
+        self.director.turn(self.now);
+    }
+
+    fn step(&mut self, index: usize, sent: &mut impl FnMut(SocketAddr, &[u8])) {
+        let (now, watch) = (self.now, self.watch);
+        self.fake(index).now = now;
+        watch(true);
+        self.workers[index].step();
+        watch(false);
+        let fake = self.fake(index);
+        // By index: taking the queue itself would make the worker allocate another.
+        for at in 0..fake.outbound.len() {
+            let (to, bytes) = &mut fake.outbound[at];
+            sent(*to, bytes);
+            let bytes = std::mem::take(bytes);
+            fake.recycle(bytes);
+        }
+        fake.outbound.clear();
+    }
+
+    /// Waits for the director's answer as HTTP does, giving it its turns meanwhile.
+    fn ask<T>(&mut self, request: impl Future<Output = T>) -> T {
+        let _entered = self.runtime.enter();
+        let mut request = Box::pin(request);
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(answer) = request.as_mut().poll(&mut context) {
+                return answer;
+            }
+            self.director.turn(self.now);
+        }
+    }
+
+    pub fn join(&mut self, room: &str, purpose: Purpose, offer: String) -> Result<Joined, Refusal> {
+        let handle = self.handle.clone();
+        let client = "192.0.2.200".parse().expect("an address");
+        let join = Join { room: room.to_owned(), purpose, offer, identity: None, client, user_agent: "simulator".to_owned() };
+        self.ask(async move { handle.join(join).await })
+    }
+
+    pub fn leave(&mut self, path: SessionPath) -> Result<(), Refusal> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.leave(path).await })
+    }
+
+    pub fn patch(&mut self, path: SessionPath, fragment: String) -> Result<distributary::signal::api::Patched, Refusal> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.patch(path, distributary::signal::api::IfMatch::Any, fragment).await })
+    }
+
+    pub fn rooms(&mut self) -> Vec<RoomView> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.rooms().await }).expect("the director answers")
+    }
+
+    /// A counter, over all workers.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.metrics.iter().map(|metrics| metrics.get(counter)).sum()
+    }
+
+    /// Datagrams and packets dropped for a reason, over all workers.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.metrics.iter().map(|metrics| metrics.dropped(reason)).sum()
+    }
+
+    /// Sessions that workers own.
+    pub fn sessions(&self) -> usize {
+        self.workers.iter().map(Worker::sessions).sum()
+    }
+
+    /// Everything counted, for a failure's message.
+    pub fn tally(&self) -> String {
+        let counters = Counter::ALL.iter().map(|counter| (counter.label(), self.count(*counter)));
+        let drops = DropReason::ALL.iter().map(|reason| (reason.label(), self.dropped(*reason)));
+        let all: Vec<String> =
+            counters.chain(drops).filter(|(_, count)| *count > 0).map(|(label, count)| format!("{label} {count}")).collect();
+        all.join(", ")
+    }
+}
