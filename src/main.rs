@@ -4,6 +4,7 @@
 //! configuration.
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -150,7 +151,8 @@ fn announce(plan: &Plan, listener: &Listener, summary: &[String]) {
 fn start_log(log: &LogPlan) -> Result<(), Fatal> {
     // The DTLS library warns of every extension that it does not know, several times for each client.
     let filter = tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,{}", log.level)).map_err(Fatal::usage)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match log.format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

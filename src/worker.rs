@@ -203,7 +203,8 @@ impl Worker {
                     && let Some(sender) = sender_of(&mut self.peers, subscriber)
                 {
                     sender.bind(Some(binding));
-                    self.want_key_frame(binding.track);
+                    // Not before there are keys: a picture that cannot be sent yet would only delay the next request.
+                    self.want_key_frames_of(subscriber.peer);
                 }
             }
             Command::Unsubscribe { subscriber, peer } => {
@@ -310,7 +311,9 @@ impl Worker {
             }
         } else if expired {
             // Told again at each sweep until the director takes it out.
-            let _ = self.mail.events.push(Event::Expired { peer: id });
+            if self.mail.events.push(Event::Expired { peer: id }).is_ok() {
+                self.metrics.add(Counter::SessionsExpired, 1);
+            }
         } else if self.mail.events.has_spare() {
             let stats = self.stats(slot);
             let _ = self.mail.events.push(Event::Stats { peer: id, stats });

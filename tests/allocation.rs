@@ -98,13 +98,12 @@ fn a_worker_allocates_nothing() {
     // Long enough for those who vanished to be given up; the publisher's clock is not what is tested here.
     world.leave(publisher);
     world.run_seconds(2);
-    world.server.skew += 28_000_000;
+    world.server.skew += 26_000_000;
     world.run_seconds(3);
     let server = &world.server;
     for counter in [Counter::MediaForwarded, Counter::Retransmitted, Counter::HandedOver, Counter::NacksSent] {
         assert!(server.count(counter) > 10, "{}: {}", counter.label(), server.count(counter));
     }
-    eprintln!("{}", world.summary());
     assert!(TURNS.get() > 20_000, "{} turns were watched", TURNS.get());
     assert_eq!((ALLOCATIONS.get(), RELEASES.get()), (0, 0), "allocations and releases in {} turns", TURNS.get());
 }

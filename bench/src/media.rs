@@ -23,10 +23,6 @@ pub enum Kind {
     Video,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Audio, Kind::Video];
-}
-
 /// What a payload says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {

@@ -34,7 +34,7 @@ impl Server {
         command.args(["--workers", &options.workers.to_string(), "--io", options.io.name()]);
         // Workers may share cores only by not being pinned one by one.
         if options.workers as usize <= cores.len() {
-            list.iter().for_each(|core| drop(command.args(["--cores", core])));
+            list.iter().for_each(|core| _ = command.args(["--cores", core]));
         }
         command.args(&options.server_argument).stdin(Stdio::null()).stdout(Stdio::piped());
         sys::bind_child(&mut command, cores.to_vec());
@@ -50,10 +50,11 @@ impl Server {
         let mut server = Server { child, url: Url { authority: String::new(), path: "/".into() }, io: None };
         let deadline = Instant::now() + START_TIME_MAX;
         loop {
-            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| match server.status() {
-                Some(status) => format!("the server ended at once ({status})"),
-                None => "the server did not say where it listens".to_owned(),
-            })?;
+            let line =
+                lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| match server.status() {
+                    Some(status) => format!("the server ended at once ({status})"),
+                    None => "the server did not say where it listens".to_owned(),
+                })?;
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some("http"), Some("tcp")) => {
@@ -160,6 +161,31 @@ fn parse_stat(stat: &str) -> Option<(u32, String, u64, u64)> {
     let (name, fields) = rest.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     Some((before.trim().parse().ok()?, name.to_owned(), fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?))
+}
+
+/// What all cores did up to one moment, in ticks: `/proc/stat`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    total: u64,
+    idle: u64,
+    stolen: u64,
+}
+
+impl Machine {
+    pub fn now() -> Machine {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let fields: Vec<u64> =
+            stat.lines().next().unwrap_or("").split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        let at = |index: usize| fields.get(index).copied().unwrap_or(0);
+        Machine { total: fields.iter().sum(), idle: at(3) + at(4), stolen: at(7) }
+    }
+
+    /// Of all cores' time since `before`: the part that other guests of the host took, and the part in use here.
+    pub fn since(self, before: Machine) -> (f64, f64) {
+        let total = self.total.saturating_sub(before.total).max(1) as f64;
+        let (idle, stolen) = (self.idle.saturating_sub(before.idle) as f64, self.stolen.saturating_sub(before.stolen) as f64);
+        (stolen / total, (total - idle - stolen) / total)
+    }
 }
 
 /// VmRSS in KiB.

@@ -169,7 +169,14 @@ struct Extensions {
 }
 
 impl Source {
-    fn new(options: &Options, sources: Sources, answer: &Answer, socket: UdpSocket, transport: Transport, state: Arc<State>) -> Source {
+    fn new(
+        options: &Options,
+        sources: Sources,
+        answer: &Answer,
+        socket: UdpSocket,
+        transport: Transport,
+        state: Arc<State>,
+    ) -> Source {
         let has = |id: u8| answer.extensions.contains(&id);
         Source {
             socket,
@@ -403,8 +410,7 @@ impl Source {
         let elements = Elements::new(&self.extensions, sdp::VIDEO_MID, &mut self.transport_sequence);
         let Stream { ssrc, payload_type, index, .. } = self.retransmission;
         let (paced, sequence) = (&sent.paced, SequenceNumber(index as u16));
-        let header =
-            rtp::write_header(&mut space, paced.last, payload_type, sequence, paced.timestamp, ssrc, elements.iter());
+        let header = rtp::write_header(&mut space, paced.last, payload_type, sequence, paced.timestamp, ssrc, elements.iter());
         let header_len = header.expect("space for a header");
         space[header_len..header_len + 2].copy_from_slice(&number.0.to_be_bytes());
         let len = header_len + 2 + paced.payload_len;

@@ -284,7 +284,12 @@ impl Worker {
             counts,
             milestones: self.viewers.iter().map(|place| place.viewer.milestones).collect(),
             socket_drops: self.drops() - self.drops_before,
-            profiles: self.viewers.iter().filter_map(|place| place.viewer.transport.profile()).map(|profile| profile.name()).collect(),
+            profiles: self
+                .viewers
+                .iter()
+                .filter_map(|place| place.viewer.transport.profile())
+                .map(|profile| profile.name())
+                .collect(),
             sampled: self.viewers.iter().filter(|place| place.viewer.in_sample).count() as u64,
         }
     }

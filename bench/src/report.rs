@@ -55,8 +55,20 @@ pub struct Report {
     pub join_to_answer_ms: Spread,
     /// Viewers whose first video packet did not begin a key frame.
     pub began_without_key_frame: u64,
+    pub machine: MachineReport,
     pub publisher: PublisherReport,
     pub generator: GeneratorReport,
+}
+
+/// Whether the machine was quiet. Latencies mean little if it was not.
+#[derive(Debug, Serialize)]
+pub struct MachineReport {
+    pub cores: usize,
+    /// Cores' worth of time that the host gave to others while something here wanted to run.
+    pub stolen_cores: f64,
+    /// Cores' worth of time that processes other than the server and the generator took.
+    pub other_cores: Option<f64>,
+    pub quiet: bool,
 }
 
 #[derive(Debug, Serialize)]

@@ -1,18 +1,18 @@
 //! One run: start, join, settle, measure, report.
 
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use distributary::secure::dtls::Identity;
 
 use crate::cli::{Audio, Options};
 use crate::http::{Client, Url};
-use crate::process::{self, CpuTime, Server};
+use crate::process::{self, CpuTime, Machine, Server};
 use crate::publisher::Publisher;
 use crate::receiver::{Finished, Mode, ReceiverThread};
-use crate::report::{self, GeneratorReport, Latency, PublisherReport, Report, Spread};
+use crate::report::{self, GeneratorReport, Latency, MachineReport, PublisherReport, Report, Spread};
 use crate::sdp::Answer;
 use crate::sys;
 use crate::transport::{self, Transport};
@@ -202,7 +202,7 @@ impl Joining<'_> {
         let transport = Transport::new(self.identity, credentials, &answer, 3, sys::monotonic_ns());
         let milestones = Milestones { posted, answered, ..Milestones::default() };
         let ssrc = u32::from_ne_bytes(transport::random());
-        let viewer = Viewer::new(transport, milestones, index % options.sample == 0, options.nack, ssrc);
+        let viewer = Viewer::new(transport, milestones, index.is_multiple_of(options.sample), options.nack, ssrc);
         self.threads[index as usize % self.threads.len()].add(viewer, socket);
         Ok(())
     }
@@ -223,6 +223,8 @@ struct Measured {
     publisher_packets: u64,
     late_max: u64,
     busy_turns: f64,
+    /// Stolen and used parts of all cores.
+    machine: (f64, f64),
 }
 
 fn measure(options: &Options, target: &mut Target, publisher: &Publisher, threads: &[ReceiverThread]) -> Result<Measured, String> {
@@ -238,7 +240,7 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
     let cpu = |pid: Option<u32>| pid.and_then(CpuTime::of);
 
     publisher.state.late_max.store(0, Relaxed);
-    let (drops_before, turns_before) = (drops(), turns());
+    let (drops_before, turns_before, machine_before) = (drops(), turns(), Machine::now());
     let (server_before, own_before) = (cpu(target.pid), cpu(Some(std::process::id())).unwrap_or_default());
     let start = std::time::Instant::now();
     let began = next();
@@ -280,6 +282,7 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
         publisher_packets: ended[0] + ended[1] - began[0] - began[1],
         late_max,
         busy_turns,
+        machine: Machine::now().since(machine_before),
     };
     for thread in threads {
         let Finished { counts, milestones, socket_drops, profiles, sampled } = thread.finish(began, ended)?;
@@ -330,6 +333,23 @@ fn bottlenecks(options: &Options, measured: &Measured, load: f64) -> Vec<String>
         reasons.push(format!("the publisher was late by up to {} ms", measured.late_max / 1_000_000));
     }
     reasons
+}
+
+/// More than this part of a core for others, and it shows.
+const DISTURBANCE_MAX: f64 = 0.05;
+
+fn machine_report(measured: &Measured) -> MachineReport {
+    let cores = sys::configured_cores();
+    let in_cores = |part: f64| part * cores as f64;
+    let own = |usage: &process::CpuUse| usage.total_us / (measured.seconds * 1e6);
+    let (stolen, used) = (in_cores(measured.machine.0), in_cores(measured.machine.1));
+    let other = measured.server_cpu.as_ref().map(|server| (used - own(server) - own(&measured.own_cpu)).max(0.0));
+    MachineReport {
+        cores,
+        stolen_cores: report::thousandths(stolen),
+        other_cores: other.map(report::thousandths),
+        quiet: stolen < DISTURBANCE_MAX && other.is_none_or(|other| other < DISTURBANCE_MAX),
+    }
 }
 
 fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_rss_kib: Option<u64>, measured: Measured) -> Report {
@@ -396,6 +416,7 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
         join_to_first_packet_ms: Spread::of(times(&|m| Some(m.first_packet?.saturating_sub(m.posted)))),
         join_to_answer_ms: Spread::of(times(&|m| Some(m.answered.saturating_sub(m.posted)))),
         began_without_key_frame: measured.milestones.iter().filter(|m| m.began_with_key_frame == Some(false)).count() as u64,
+        machine: machine_report(&measured),
         publisher: PublisherReport {
             packets: measured.publisher_packets,
             key_frames: state.key_frames.load(Relaxed),
@@ -422,7 +443,9 @@ fn leave(options: &Options, publisher: Publisher, sessions: Vec<Url>) {
     let refused = sessions
         .iter()
         .chain(&publisher.session)
-        .filter(|session| client.request("DELETE", session, options.token.as_deref(), None).map_or(true, |answer| answer.status >= 300))
+        .filter(|session| {
+            client.request("DELETE", session, options.token.as_deref(), None).map_or(true, |answer| answer.status >= 300)
+        })
         .count();
     if refused > 0 {
         eprintln!("loadgen: {refused} sessions could not be deleted");

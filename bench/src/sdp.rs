@@ -166,7 +166,7 @@ mod tests {
         );
         let answer = Answer::read(&sdp).expect("valid");
         assert_eq!((answer.role, answer.sections), (Role::Client, 1));
-        assert_eq!(answer.address, "127.0.0.1:7882".parse().expect("an address"));
+        assert_eq!(answer.address, "127.0.0.1:7882".parse::<SocketAddr>().expect("an address"));
         assert_eq!((answer.extensions, answer.fingerprints.len()), (vec![4], 1));
         assert!(Answer::read("v=0\r\n").is_err());
     }

@@ -58,6 +58,12 @@ pub fn allowed_cores() -> Vec<usize> {
     (0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
 }
 
+/// Cores that are online, whether this process may use them or not.
+pub fn configured_cores() -> usize {
+    // SAFETY: no pointers.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize
+}
+
 /// Keeps the calling thread, and those it starts, on these cores.
 pub fn pin(cores: &[usize]) -> io::Result<()> {
     // SAFETY: a cpu_set_t of zeros is an empty set.
@@ -74,7 +80,10 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
 pub fn prioritise() -> bool {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: no pointers but to `parameters`, which is read; 0 is the calling thread.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) == 0 && libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) == 0 }
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) == 0
+            && libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) == 0
+    }
 }
 
 /// Makes a command's process run on `cores` only, and end when the calling thread does.
@@ -124,17 +133,15 @@ pub fn drops(socket: &UdpSocket) -> u64 {
     let mut answer = [0u32; SK_MEMINFO_VARS];
     let mut len = size_of_val(&answer) as libc::socklen_t;
     // SAFETY: at most `len` bytes are written to `answer`.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, answer.as_mut_ptr().cast(), &mut len)
-    };
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, answer.as_mut_ptr().cast(), &mut len) };
     if result == 0 { u64::from(answer[SK_MEMINFO_DROPS]) } else { 0 }
 }
 
 /// Waits until the socket has something or the time is over.
 pub fn wait_readable(socket: &UdpSocket, nanoseconds: u64) {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let timeout =
-        libc::timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 };
+    let timeout = libc::timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 };
     // SAFETY: one pollfd and one timespec, as said; no signal mask.
     unsafe { libc::ppoll(&mut poll, 1, &timeout, std::ptr::null()) };
 }
@@ -287,7 +294,7 @@ mod tests {
         wait_readable(&receiver, 1_000_000_000);
         assert_eq!(batch.receive(&receiver), 4);
         let received = batch.get(3);
-        assert_eq!((received.bytes.as_ref(), received.segment_len), (&[3u8; 13][..], 13));
+        assert_eq!((received.bytes, received.segment_len), (&[3u8; 13][..], 13));
         let arrived = received.arrived.expect("a time").wrapping_sub(realtime_offset_ns());
         assert!(arrived.wrapping_sub(sent) < 1_000_000_000);
         assert_eq!(batch.receive(&receiver), 2);

@@ -119,8 +119,7 @@ mod tests {
         let mut tally = Tally::default();
         let arrivals: Vec<Arrival> = [65_534, 65_535, 1, 0, 0, 65_535, 2].map(|number| tally.arrived(number)).to_vec();
         let next = |missing| Arrival::Next { missing };
-        let expected =
-            [Arrival::First, next(0), next(1), Arrival::Late, Arrival::Duplicate, Arrival::Duplicate, next(0)].to_vec();
+        let expected = [Arrival::First, next(0), next(1), Arrival::Late, Arrival::Duplicate, Arrival::Duplicate, next(0)].to_vec();
         assert_eq!(arrivals, expected);
         assert_eq!((tally.received, tally.reordered, tally.duplicates), (5, 1, 2));
     }

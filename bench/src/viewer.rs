@@ -192,7 +192,7 @@ impl Viewer {
             self.ask_again(kind, sequence, arrival, send);
         }
         let stream = &self.streams[kind as usize];
-        let look = self.in_sample || stream.look_at_next || stream.packets % GLIMPSE == 0;
+        let look = self.in_sample || stream.look_at_next || stream.packets.is_multiple_of(GLIMPSE);
         if look && arrival != Arrival::Duplicate {
             self.look(packet, header_len, kind, arrived);
         }

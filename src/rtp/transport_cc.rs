@@ -68,9 +68,8 @@ impl Arrivals {
     /// Skips numbers at the front of which nothing has arrived for longer than a report can span: a report has to begin where it
     /// has a time to refer to.
     fn skip_holes(&mut self) {
-        let holes = self.pending().1.take_while(Option::is_none).count();
-        if holes >= TWCC_PACKETS {
-            self.next.0 += holes as u64;
+        while self.pending().1.take_while(Option::is_none).count() >= TWCC_PACKETS {
+            self.next.0 += TWCC_PACKETS as u64;
         }
     }
 

@@ -84,8 +84,8 @@ impl World {
 
     pub fn publish(&mut self, room: &str, link: Link) -> usize {
         self.publishers += 1;
-        let publisher = Publisher { id: self.publishers, ..Publisher::default() };
-        self.join(room, Part::Publisher(publisher), link)
+        let publisher = Part::Publisher(Publisher::new(self.publishers));
+        self.join(room, publisher, link)
     }
 
     pub fn watch(&mut self, room: &str, link: Link) -> usize {

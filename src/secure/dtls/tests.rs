@@ -318,32 +318,3 @@ fn may_move_between_threads() {
     send::<Handshake>();
     send::<Identity>();
 }
-
-/// `cargo test --release handshake_rate -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn handshake_rate() {
-    let (client, server) = identities();
-    let (mut count, start) = (0, Instant::now());
-    let mut server_time = Duration::ZERO;
-    while start.elapsed() < Duration::from_secs(5) {
-        let now = Micros::ZERO;
-        let mut active = Handshake::new(&client, Role::Client, vec![server.fingerprint()], now).unwrap();
-        let begin = Instant::now();
-        let mut passive = Handshake::new(&server, Role::Server, vec![client.fingerprint()], now).unwrap();
-        server_time += begin.elapsed();
-        while !(active.is_connected() && passive.is_connected()) {
-            while let Some(datagram) = active.poll_transmit() {
-                let begin = Instant::now();
-                passive.handle(&datagram, now).unwrap();
-                server_time += begin.elapsed();
-            }
-            while let Some(datagram) = passive.poll_transmit() {
-                active.handle(&datagram, now).unwrap();
-            }
-        }
-        count += 1;
-    }
-    let (both, server) = (start.elapsed().as_secs_f64(), server_time.as_secs_f64());
-    println!("{:.0} whole handshakes/s a core, {:.0} of the server's side alone", count as f64 / both, count as f64 / server);
-}

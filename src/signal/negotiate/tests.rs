@@ -368,7 +368,7 @@ fn fragments_are_read_and_written() {
     let fragment = parse_fragment(body).unwrap();
     assert_eq!(fragment.ufrag.as_deref(), Some("EsAw"));
     assert_eq!(fragment.mid.as_deref(), Some("0"));
-    assert_eq!(fragment.candidates, ["192.0.2.1:61764".parse().unwrap()]);
+    assert_eq!(fragment.candidates, ["192.0.2.1:61764".parse::<std::net::SocketAddr>().unwrap()]);
     assert!(fragment.end_of_candidates);
     assert_eq!(parse_fragment("").unwrap(), IceFragment::default());
     assert!(parse_fragment("{}").is_err());
