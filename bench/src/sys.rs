@@ -294,7 +294,7 @@ mod tests {
         wait_readable(&receiver, 1_000_000_000);
         assert_eq!(batch.receive(&receiver), 4);
         let received = batch.get(3);
-        assert_eq!((received.bytes, received.segment_len), (&[3u8; 13][..], 13));
+        assert_eq!((&*received.bytes, received.segment_len), (&[3u8; 13][..], 13));
         let arrived = received.arrived.expect("a time").wrapping_sub(realtime_offset_ns());
         assert!(arrived.wrapping_sub(sent) < 1_000_000_000);
         assert_eq!(batch.receive(&receiver), 2);

@@ -5,8 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::Value;
+
+/// One load at a time: they all want the same cores.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
 
@@ -18,6 +22,7 @@ fn server() -> PathBuf {
 }
 
 fn run(arguments: &[&str]) -> Value {
+    let _alone = MACHINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let output =
         Command::new(LOADGEN).arg("run").arg("--server-binary").arg(server()).args(arguments).output().expect("loadgen runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

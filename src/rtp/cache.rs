@@ -40,7 +40,11 @@ impl Cache {
         } else if sequence > self.newest {
             self.newest = sequence;
         } else if sequence < self.oldest {
-            return;
+            // Reordered around the first packet kept: there is room for it as long as nothing newer has its place.
+            if self.newest.0 - sequence.0 >= self.ring.len() as u64 {
+                return;
+            }
+            self.oldest = sequence;
         }
         let place = self.place(sequence);
         self.ring[place] = Some(media);

@@ -125,8 +125,7 @@ mod tests {
 
     #[test]
     fn asks_after_the_reordering_wait_then_once_a_round_trip_then_gives_up() {
-        let mut missing = Missing::default();
-        missing.round_trip = Micros::from_millis(40);
+        let mut missing = Missing { round_trip: Micros::from_millis(40), ..Missing::default() };
         missing.gap(ExtendedSequence(105), 3, Micros(0));
         assert!(missing.due(Micros(5_000)).is_empty(), "may be reordering");
         assert!(!missing.filled(ExtendedSequence(103), Micros(6_000)), "arrived before it was asked for");

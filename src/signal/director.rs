@@ -84,6 +84,8 @@ struct Session {
     state: State,
     worker: Option<WorkerId>,
     address: Option<SocketAddr>,
+    /// When a change of address was last logged.
+    moved_at: Micros,
     profile: Option<Profile>,
     agreed: Agreed,
     /// The client's ICE credentials of this generation, to tell a restart from a trickled candidate.
@@ -257,6 +259,7 @@ impl Director {
             state: State::New,
             worker: None,
             address: None,
+            moved_at: Micros::ZERO,
             profile: None,
             remote_ufrag: agreed.remote_ufrag.clone(),
             agreed,
@@ -375,7 +378,11 @@ impl Director {
             Event::Claimed { peer, worker, address } => self.claimed(peer, worker, address),
             Event::Moved { peer, address } => {
                 if let Some(session) = self.session(peer) {
-                    info!(session = session.name, room = session.room, from = ?session.address, to = %address, "address changed");
+                    // A client that hops from port to port gets one line a second, not one a hop.
+                    if now.since(session.moved_at) >= 1_000_000 {
+                        session.moved_at = now;
+                        info!(session = session.name, room = session.room, from = ?session.address, to = %address, "address changed");
+                    }
                     session.address = Some(address);
                 }
             }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use arrayvec::ArrayVec;
 use rustc_hash::FxBuildHasher;
 
 use super::mail::{IcePassword, Ufrag};
@@ -29,8 +30,14 @@ struct Credentials {
 pub struct Directory {
     users: HashMap<Ufrag, Credentials, FxBuildHasher>,
     addresses: HashMap<SocketAddr, Place, FxBuildHasher>,
-    /// How many of `addresses` are [`Place::There`].
-    elsewhere: usize,
+    /// By slot: the addresses of a session that lives elsewhere, oldest first. As few as its owner remembers, so that one member
+    /// with many source ports does not use up the table.
+    elsewhere: HashMap<u32, Elsewhere, FxBuildHasher>,
+}
+
+struct Elsewhere {
+    peer: PeerId,
+    addresses: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
 }
 
 impl Directory {
@@ -41,7 +48,7 @@ impl Directory {
             // Twice: an ICE restart adds a second pair of credentials. hashbrown reuses deleted entries in place up to half load.
             users: HashMap::with_capacity_and_hasher(4 * sessions, FxBuildHasher),
             addresses: HashMap::with_capacity_and_hasher(2 * sessions + ADDRESSES_PER_PEER, FxBuildHasher),
-            elsewhere: 0,
+            elsewhere: HashMap::with_capacity_and_hasher(2 * sessions, FxBuildHasher),
         }
     }
 
@@ -73,10 +80,31 @@ impl Directory {
         if self.addresses.len() >= self.addresses.capacity() / 2 && !self.addresses.contains_key(&address) {
             return;
         }
-        let is_there = |place: &Place| matches!(place, Place::There(..));
-        self.elsewhere += is_there(&place) as usize;
-        if let Some(old) = self.addresses.insert(address, place) {
-            self.elsewhere -= is_there(&old) as usize;
+        if let Place::There(_, peer) = place {
+            self.note_elsewhere(address, peer);
+        }
+        self.addresses.insert(address, place);
+    }
+
+    /// Notes an address of a session that lives elsewhere; its oldest one is forgotten for it.
+    fn note_elsewhere(&mut self, address: SocketAddr, peer: PeerId) {
+        if self.elsewhere.get(&peer.slot).is_some_and(|known| known.peer != peer) {
+            self.elsewhere.remove(&peer.slot);
+        }
+        let known = self.elsewhere.entry(peer.slot).or_insert_with(|| Elsewhere { peer, addresses: ArrayVec::new() });
+        if known.addresses.contains(&address) {
+            return;
+        }
+        let oldest = if known.addresses.is_full() { known.addresses.pop_at(0) } else { None };
+        known.addresses.push(address);
+        if let Some(oldest) = oldest {
+            self.forget_there(&oldest, peer);
+        }
+    }
+
+    fn forget_there(&mut self, address: &SocketAddr, peer: PeerId) {
+        if matches!(self.addresses.get(address), Some(Place::There(_, other)) if *other == peer) {
+            self.addresses.remove(address);
         }
     }
 
@@ -91,9 +119,11 @@ impl Directory {
 
     /// Forgets the addresses of a session that lived elsewhere.
     pub fn forget_elsewhere(&mut self, peer: PeerId) {
-        if self.elsewhere > 0 {
-            self.addresses.retain(|_, place| !matches!(place, Place::There(_, other) if *other == peer));
-            self.elsewhere = self.addresses.values().filter(|place| matches!(place, Place::There(..))).count();
+        if self.elsewhere.get(&peer.slot).is_none_or(|known| known.peer != peer) {
+            return;
+        }
+        for address in self.elsewhere.remove(&peer.slot).into_iter().flat_map(|known| known.addresses) {
+            self.forget_there(&address, peer);
         }
     }
 }
@@ -109,12 +139,26 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:5000".parse().expect("an address");
         directory.learn(address, Place::There(WorkerId(1), a));
         directory.learn(address, Place::Here(b));
-        assert_eq!((directory.place(&address), directory.elsewhere), (Some(Place::Here(b)), 0));
+        assert_eq!(directory.place(&address), Some(Place::Here(b)));
         directory.forget_address(&address, a);
         assert_eq!(directory.place(&address), Some(Place::Here(b)), "not its address any more");
         directory.learn(address, Place::There(WorkerId(1), a));
         directory.forget_elsewhere(a);
         assert_eq!(directory.place(&address), None);
+    }
+
+    #[test]
+    fn a_session_elsewhere_has_a_bounded_number_of_addresses() {
+        let mut directory = Directory::new(8);
+        let peer = PeerId { slot: 1, generation: 1 };
+        let addresses: Vec<SocketAddr> = (1..200).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+        for address in &addresses {
+            directory.learn(*address, Place::There(WorkerId(1), peer));
+        }
+        assert_eq!(directory.addresses.len(), ADDRESSES_PER_PEER);
+        assert!(directory.place(&addresses[198]).is_some() && directory.place(&addresses[0]).is_none());
+        directory.forget_elsewhere(peer);
+        assert!(directory.addresses.is_empty() && directory.elsewhere.is_empty());
     }
 
     #[test]

@@ -113,7 +113,10 @@ impl Worker {
         }
         if checked.moved {
             self.metrics.add(Counter::AddressChanges, 1);
-            let _ = self.mail.events.push(Event::Moved { peer: id, address: from });
+            // The statistics of the next second tell the address too, so this one may be left out when the ring is busy.
+            if self.mail.events.has_spare() {
+                let _ = self.mail.events.push(Event::Moved { peer: id, address: from });
+            }
         }
     }
 
