@@ -100,6 +100,8 @@ struct ThreadTime {
     id: u32,
     name: String,
     nanoseconds: u64,
+    /// Ready to run, and not running.
+    waited: u64,
 }
 
 /// CPU time of a process's threads, as `/proc` has it at one moment.
@@ -114,6 +116,8 @@ pub struct CpuTime {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CpuUse {
     pub total_us: f64,
+    /// Time that threads were ready to run and others had their core; time that the host took is not in it.
+    pub waited_us: f64,
     /// Of 1, the part spent in the kernel; coarse.
     pub system_share: f64,
     pub threads: Vec<(String, f64)>,
@@ -128,8 +132,9 @@ impl CpuTime {
             let (Some(stat), Some(schedule)) = (read("stat"), read("schedstat")) else { continue };
             let Some((id, name, user, system)) = parse_stat(&stat) else { continue };
             // Time on the CPU in nanoseconds (Documentation/scheduler/sched-stats.rst); `stat` has ticks of 10 ms.
-            let nanoseconds = schedule.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
-            time.threads.push(ThreadTime { id, name, nanoseconds });
+            let mut times = schedule.split_whitespace().map(|time| time.parse().unwrap_or(0));
+            let (nanoseconds, waited) = (times.next().unwrap_or(0), times.next().unwrap_or(0));
+            time.threads.push(ThreadTime { id, name, nanoseconds, waited });
             time.user_ticks += user;
             time.system_ticks += system;
         }
@@ -140,8 +145,10 @@ impl CpuTime {
     pub fn since(&self, before: &CpuTime) -> CpuUse {
         let mut usage = CpuUse::default();
         for thread in &self.threads {
-            let earlier = before.threads.iter().find(|earlier| earlier.id == thread.id).map_or(0, |earlier| earlier.nanoseconds);
-            let micros = thread.nanoseconds.saturating_sub(earlier) as f64 / 1e3;
+            let earlier = before.threads.iter().find(|earlier| earlier.id == thread.id);
+            let (ran, waited) = earlier.map_or((0, 0), |earlier| (earlier.nanoseconds, earlier.waited));
+            let micros = thread.nanoseconds.saturating_sub(ran) as f64 / 1e3;
+            usage.waited_us += thread.waited.saturating_sub(waited) as f64 / 1e3;
             usage.total_us += micros;
             match usage.threads.iter_mut().find(|(name, _)| *name == thread.name) {
                 Some((_, sum)) => *sum += micros,

@@ -41,6 +41,8 @@ pub struct Report {
     pub worker_cpu_us_per_forwarded_packet: Option<f64>,
     pub cpu_system_share: Option<f64>,
     pub cpu_cores: Option<f64>,
+    /// Cores' worth of time that the server was ready to run and did not, because of other processes.
+    pub cpu_starved_cores: Option<f64>,
     pub cpu_us_by_thread: Option<Vec<(String, f64)>>,
     /// From the publisher's send to the viewer's socket.
     pub latency_us: Latency,

@@ -403,6 +403,7 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
         worker_cpu_us_per_forwarded_packet: cpu.map(|cpu| per_packet(report::threads_us(cpu, "distributary-w"))),
         cpu_system_share: cpu.map(|cpu| report::thousandths(cpu.system_share)),
         cpu_cores: cpu.map(|cpu| report::thousandths(cpu.total_us / window_us)),
+        cpu_starved_cores: cpu.map(|cpu| report::thousandths(cpu.waited_us / window_us)),
         cpu_us_by_thread: cpu.map(|cpu| rounded(&cpu.threads)),
         latency_us: Latency::of(&measured.counts.to_socket),
         latency_read_us: Latency::of(&measured.counts.to_reader),
