@@ -46,6 +46,8 @@ pub struct Progress {
     pub watching: AtomicU64,
     pub connected: AtomicU64,
     pub failed: AtomicU64,
+    /// RTP packets of all viewers.
+    pub packets: AtomicU64,
     /// Turns, and those that found nothing: how busy a spinning thread is.
     pub turns: AtomicU64,
     pub idle_turns: AtomicU64,
@@ -225,6 +227,7 @@ impl Worker {
     fn receive(&mut self, index: usize) {
         let Some(place) = self.viewers.get_mut(index) else { return };
         let before = (place.viewer.milestones.connected, place.viewer.milestones.first_packet);
+        let packets_before = place.viewer.packets;
         loop {
             let count = self.batch.receive(&place.socket);
             let now = sys::monotonic_ns();
@@ -241,6 +244,7 @@ impl Worker {
                 break;
             }
         }
+        self.progress.packets.fetch_add(place.viewer.packets - packets_before, Relaxed);
         place.due = place.viewer.due();
         let after = (place.viewer.milestones.connected, place.viewer.milestones.first_packet);
         if before.0.is_none() && after.0.is_some() {

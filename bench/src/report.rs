@@ -43,7 +43,11 @@ pub struct Report {
     pub cpu_cores: Option<f64>,
     /// Cores' worth of time that the server was ready to run and did not, because of other processes.
     pub cpu_starved_cores: Option<f64>,
+    /// Length of the server's trains, all its datagrams counted; as its metrics have it.
+    pub datagrams_per_send: Option<f64>,
     pub cpu_us_by_thread: Option<Vec<(String, f64)>>,
+    /// From the publisher's last packet to the last that a viewer received: large if the server could not keep up.
+    pub backlog_ms: f64,
     /// From the publisher's send to the viewer's socket.
     pub latency_us: Latency,
     /// From the publisher's send to the generator's read of it, which includes waiting for the generator.

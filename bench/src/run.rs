@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use distributary::secure::dtls::Identity;
 
@@ -18,8 +18,9 @@ use crate::sys;
 use crate::transport::{self, Transport};
 use crate::viewer::{Counts, Milestones, Viewer};
 
-/// For the last packets to arrive.
-const DRAIN: Duration = Duration::from_millis(300);
+/// When nothing has come for so long, all has come; and how long an overloaded server may take to get there.
+const DRAIN_QUIET: Duration = Duration::from_millis(300);
+const DRAIN_MAX: Duration = Duration::from_secs(15);
 const PUBLISHER_TIME_MAX: Duration = Duration::from_secs(20);
 const VIEWER_RECEIVE_BUFFER: usize = 2 << 20;
 /// A receiving thread above this part of a core may have been what limited.
@@ -96,12 +97,12 @@ fn target(options: &Options, cores: &[usize]) -> Result<Target, String> {
 }
 
 fn wait_for(limit: Duration, done: impl Fn() -> bool, failure: impl Fn() -> Option<String>) -> Result<(), String> {
-    let deadline = std::time::Instant::now() + limit;
+    let deadline = Instant::now() + limit;
     while !done() {
         if let Some(why) = failure() {
             return Err(why);
         }
-        if std::time::Instant::now() > deadline {
+        if Instant::now() > deadline {
             return Err(format!("not connected after {} s", limit.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -211,6 +212,10 @@ impl Joining<'_> {
 /// What a measurement gave.
 struct Measured {
     seconds: f64,
+    /// Time that CPU use and the machine's state refer to: until the last packet had come.
+    accounted_seconds: f64,
+    backlog: Duration,
+    sends: Option<(f64, f64)>,
     counts: Counts,
     milestones: Vec<Milestones>,
     socket_drops: u64,
@@ -227,6 +232,21 @@ struct Measured {
     machine: (f64, f64),
 }
 
+/// Waits for what is still on its way. How long that took.
+fn drain(threads: &[ReceiverThread]) -> Duration {
+    let packets = || threads.iter().map(|thread| thread.progress.packets.load(Relaxed)).sum::<u64>();
+    let start = Instant::now();
+    let (mut last, mut changed) = (packets(), start);
+    while changed.elapsed() < DRAIN_QUIET && start.elapsed() < DRAIN_MAX {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = packets();
+        if now != last {
+            (last, changed) = (now, Instant::now());
+        }
+    }
+    changed.duration_since(start)
+}
+
 fn measure(options: &Options, target: &mut Target, publisher: &Publisher, threads: &[ReceiverThread]) -> Result<Measured, String> {
     let next = || [publisher.state.next[0].load(Relaxed), publisher.state.next[1].load(Relaxed)];
     let turns = || {
@@ -239,14 +259,15 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
     let drops = || media_port.map(process::socket_drops);
     let cpu = |pid: Option<u32>| pid.and_then(CpuTime::of);
 
+    let sends_before = target.sends();
     publisher.state.late_max.store(0, Relaxed);
     let (drops_before, turns_before, machine_before) = (drops(), turns(), Machine::now());
     let (server_before, own_before) = (cpu(target.pid), cpu(Some(std::process::id())).unwrap_or_default());
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let began = next();
     threads.iter().for_each(ReceiverThread::restart);
     for second in 1..=options.seconds {
-        std::thread::sleep((start + Duration::from_secs(second.into())).saturating_duration_since(std::time::Instant::now()));
+        std::thread::sleep((start + Duration::from_secs(second.into())).saturating_duration_since(Instant::now()));
         if let Some(status) = target.server.as_mut().and_then(Server::status) {
             return Err(format!("the server ended in the middle ({status})"));
         }
@@ -260,7 +281,8 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
     let late_max = publisher.state.late_max.load(Relaxed);
     publisher.state.pause.store(true, Relaxed);
     let seconds = start.elapsed().as_secs_f64();
-    std::thread::sleep(DRAIN);
+    let backlog = drain(threads);
+    let accounted_seconds = start.elapsed().as_secs_f64();
     let ended = next();
     let server_cpu = cpu(target.pid).zip(server_before).map(|(after, before)| after.since(&before));
     let own_cpu = cpu(Some(std::process::id())).unwrap_or_default().since(&own_before);
@@ -270,6 +292,9 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
     let server_socket_drops = drops().zip(drops_before).map(|(after, before)| after - before);
     let mut measured = Measured {
         seconds,
+        accounted_seconds,
+        backlog,
+        sends: target.sends().zip(sends_before).map(|(after, before)| (after.0 - before.0, after.1 - before.1)),
         counts: Counts::default(),
         milestones: Vec::new(),
         socket_drops: 0,
@@ -310,10 +335,25 @@ impl Target {
         Some(port)
     }
 
+    fn metrics(&self) -> Option<String> {
+        Some(Client::default().request("GET", &self.root.as_ref()?.below("/metrics"), None, None).ok()?.body)
+    }
+
+    /// Datagrams that the server sent, and its send operations.
+    fn sends(&self) -> Option<(f64, f64)> {
+        let metrics = self.metrics()?;
+        let sum = |name: &str| {
+            let values =
+                metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
+            values.reduce(|sum: f64, value: f64| sum + value)
+        };
+        Some((sum("distributary_sent_datagrams_total")?, sum("distributary_send_operations_total")?))
+    }
+
     /// The commit that the server's metrics name.
     fn commit(&self) -> Option<String> {
-        let response = Client::default().request("GET", &self.root.as_ref()?.below("/metrics"), None, None).ok()?;
-        let line = response.body.lines().find(|line| line.starts_with("distributary_build_info{"))?;
+        let metrics = self.metrics()?;
+        let line = metrics.lines().find(|line| line.starts_with("distributary_build_info{"))?;
         Some(line.split_once("commit=\"")?.1.split_once('"')?.0.to_owned())
     }
 }
@@ -341,7 +381,7 @@ const DISTURBANCE_MAX: f64 = 0.05;
 fn machine_report(measured: &Measured) -> MachineReport {
     let cores = sys::configured_cores();
     let in_cores = |part: f64| part * cores as f64;
-    let own = |usage: &process::CpuUse| usage.total_us / (measured.seconds * 1e6);
+    let own = |usage: &process::CpuUse| usage.total_us / (measured.accounted_seconds * 1e6);
     let (stolen, used) = (in_cores(measured.machine.0), in_cores(measured.machine.1));
     let other = measured.server_cpu.as_ref().map(|server| (used - own(server) - own(&measured.own_cpu)).max(0.0));
     MachineReport {
@@ -356,7 +396,7 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
     let Counts { received, expected, .. } = measured.counts;
     let missing = expected.saturating_sub(received);
     let lost_by_generator = missing.min(measured.socket_drops);
-    let window_us = measured.seconds * 1e6;
+    let window_us = measured.accounted_seconds * 1e6;
     let receiver_us = measured.own_cpu.threads.iter().filter(|(name, _)| name.starts_with("lg-recv")).map(|(_, micros)| *micros);
     let receiver_load = if options.spin { measured.busy_turns } else { receiver_us.fold(0.0, f64::max) / window_us };
     let reasons = bottlenecks(options, &measured, if options.spin { 0.0 } else { receiver_load });
@@ -404,7 +444,9 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
         cpu_system_share: cpu.map(|cpu| report::thousandths(cpu.system_share)),
         cpu_cores: cpu.map(|cpu| report::thousandths(cpu.total_us / window_us)),
         cpu_starved_cores: cpu.map(|cpu| report::thousandths(cpu.waited_us / window_us)),
+        datagrams_per_send: measured.sends.map(|(datagrams, sends)| report::thousandths(datagrams / sends.max(1.0))),
         cpu_us_by_thread: cpu.map(|cpu| rounded(&cpu.threads)),
+        backlog_ms: report::tenths(measured.backlog.as_secs_f64() * 1e3),
         latency_us: Latency::of(&measured.counts.to_socket),
         latency_read_us: Latency::of(&measured.counts.to_reader),
         idle_rss_kib,

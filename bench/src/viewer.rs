@@ -86,6 +86,8 @@ pub struct Viewer {
     ssrc: Ssrc,
     streams: [Stream; 2],
     pub counts: Counts,
+    /// RTP packets since the beginning.
+    pub packets: u64,
     next_report: u64,
 }
 
@@ -109,6 +111,7 @@ impl Viewer {
             ssrc: Ssrc(ssrc),
             streams: [Stream { look_at_next: true, ..Stream::default() }, Stream { look_at_next: true, ..Stream::default() }],
             counts: Counts::default(),
+            packets: 0,
             next_report: u64::MAX,
         }
     }
@@ -176,6 +179,7 @@ impl Viewer {
             }
         };
         self.counts.bytes += packet.len() as u64;
+        self.packets += 1;
         let stream = &mut self.streams[kind as usize];
         if stream.ssrc != ssrc {
             if stream.packets > 0 {

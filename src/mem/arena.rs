@@ -53,7 +53,7 @@ impl Arena {
             next: (0..slots).map(|_| AtomicU32::new(NONE)).collect(),
             returned: AtomicU32::new(NONE),
         }));
-        Slots { arena, free: (0..slots as u32).rev().collect() }
+        Slots { arena, free: Vec::with_capacity(slots), fresh: 0 }
     }
 
     /// Start of the memory: `slots() * SLOT_BYTES` bytes.
@@ -88,7 +88,11 @@ impl Arena {
 /// The owner's end of an arena: where slots are taken from. One per arena, on the owner's thread.
 pub struct Slots {
     arena: &'static Arena,
+    /// Slots that were used and came back.
     free: Vec<u32>,
+    /// Slots from this one on have never been used: their memory is not there yet. They are taken last, so that a worker
+    /// occupies what it needs at a time and not what it has needed in all.
+    fresh: u32,
 }
 
 impl Slots {
@@ -97,7 +101,14 @@ impl Slots {
         if self.free.is_empty() {
             self.reclaim();
         }
-        let slot = self.free.pop()?;
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.fresh < self.arena.slots => {
+                self.fresh += 1;
+                self.fresh - 1
+            }
+            None => return None,
+        };
         self.arena.references[slot as usize].store(1, Ordering::Relaxed);
         Some(PacketMut::new(self.arena, slot))
     }
@@ -116,7 +127,7 @@ impl Slots {
     /// Slots that could be taken now.
     pub fn available(&mut self) -> usize {
         self.reclaim();
-        self.free.len()
+        self.free.len() + (self.arena.slots - self.fresh) as usize
     }
 
     pub fn arena(&self) -> &'static Arena {
