@@ -16,6 +16,9 @@ afterEach(closePages);
 after(async () => {
   await browser?.close();
   await server?.stop();
+  // werift keeps timers and sockets open after close(), which would keep this process for ever. The runner sets the exit code
+  // before this comes.
+  setTimeout(() => process.exit(), 1_000);
 });
 
 const VP8 = new RTCRtpCodecParameters({
