@@ -73,6 +73,8 @@ pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
+/// HTTP connections open at a time; further ones are closed at once.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of an SDP accepted over HTTP; a larger body gets 413.
 pub const SDP_BYTES_MAX: usize = 64 * 1024;
 /// m-lines in an offer; more get 400.

@@ -179,8 +179,8 @@ pub struct Handshake {
     role: Role,
     expected: Arc<[Fingerprint]>,
     state: State,
-    library: Option<Endpoint>,
-    library_now: Instant,
+    engine: Option<Endpoint>,
+    engine_now: Instant,
     reassembly: Reassembly,
     /// Our numbering of the epoch 0 records given to the library: the peer's is not authenticated and not needed.
     record_sequence: u64,
@@ -220,8 +220,8 @@ impl Handshake {
             role,
             expected: expected.into(),
             state: State::Handshaking,
-            library: None,
-            library_now: identity.origin,
+            engine: None,
+            engine_now: identity.origin,
             reassembly: Reassembly::default(),
             record_sequence: 0,
             first_hello: None,
@@ -243,8 +243,8 @@ impl Handshake {
             // The server chooses, most by an order of their own.
             let config = Arc::new(identity.config(role, &Profile::ALL, &handshake.expected)?);
             let mut library = Endpoint::new(PEER, TransportProtocol::UDP, None);
-            library.connect(handshake.library_now, PEER, config, None).map_err(library_setup)?;
-            handshake.library = Some(library);
+            library.connect(handshake.engine_now, PEER, config, None).map_err(library_setup)?;
+            handshake.engine = Some(library);
             handshake.collect_transmits(now);
         }
         Ok(handshake)
@@ -287,11 +287,11 @@ impl Handshake {
         }
         self.retransmit_after = self.retransmit_after.saturating_mul(2);
         self.retransmit_at = Some(now + Micros(self.retransmit_after));
-        if let Some(library) = &mut self.library
+        if let Some(library) = &mut self.engine
             && let Some(library_deadline) = library.poll_timeout(&PEER)
         {
-            self.library_now = self.library_now.max(library_deadline);
-            if library.handle_timeout(PEER, self.library_now).is_err() {
+            self.engine_now = self.engine_now.max(library_deadline);
+            if library.handle_timeout(PEER, self.engine_now).is_err() {
                 self.end();
                 return Err(DtlsError::TimedOut);
             }
@@ -327,21 +327,21 @@ impl Handshake {
 
     /// Sends `data` in one record; at most [`APPLICATION_DATA_MAX`] bytes, once connected.
     pub fn send_application_data(&mut self, data: &[u8]) -> Result<(), DtlsError> {
-        let Some(library) = self.library.as_mut().filter(|_| self.state == State::Connected) else {
+        let Some(library) = self.engine.as_mut().filter(|_| self.state == State::Connected) else {
             return Err(DtlsError::NotConnected);
         };
         if data.len() > APPLICATION_DATA_MAX {
             return Err(DtlsError::TooLong);
         }
-        library.write(self.library_now, PEER, data).map_err(|error| DtlsError::Failed(error.to_string()))?;
+        library.write(self.engine_now, PEER, data).map_err(|error| DtlsError::Failed(error.to_string()))?;
         self.drain_library();
         Ok(())
     }
 
     /// Ends the association with a close_notify (RFC 5246 §7.2.1).
     pub fn close(&mut self) {
-        if let Some(library) = &mut self.library {
-            library.stop(self.library_now, PEER);
+        if let Some(library) = &mut self.engine {
+            library.stop(self.engine_now, PEER);
         }
         self.end();
     }
@@ -478,7 +478,7 @@ impl Handshake {
             return Err(DtlsError::NoSrtpProfile);
         };
         let config = Arc::new(self.identity.config(self.role, &[profile], &self.expected)?);
-        self.library = Some(Endpoint::new(PEER, TransportProtocol::UDP, Some(config)));
+        self.engine = Some(Endpoint::new(PEER, TransportProtocol::UDP, Some(config)));
         self.give_message_to_library(&message, now)?;
         self.first_hello = Some((hello, message));
         Ok(())
@@ -525,8 +525,8 @@ impl Handshake {
     }
 
     fn give_to_library(&mut self, record: &[u8], now: Micros) -> Result<(), DtlsError> {
-        let Some(library) = &mut self.library else { return self.discard() };
-        let result = library.read(self.library_now, PEER, None, record.into());
+        let Some(library) = &mut self.engine else { return self.discard() };
+        let result = library.read(self.engine_now, PEER, None, record.into());
         self.collect_transmits(now);
         match result {
             Ok(events) => events.into_iter().try_for_each(|event| self.handle_event(event)),
@@ -562,7 +562,7 @@ impl Handshake {
     }
 
     fn complete(&mut self) -> Result<(), DtlsError> {
-        let state = self.library.as_ref().and_then(|library| library.get_connection_state(PEER)).ok_or(DtlsError::NotConnected)?;
+        let state = self.engine.as_ref().and_then(|library| library.get_connection_state(PEER)).ok_or(DtlsError::NotConnected)?;
         // Checked by the library's callback already; this one does not depend on when it calls.
         let leaf = state.peer_certificates.first().ok_or(DtlsError::NoCertificate)?;
         if !self.expected.iter().any(|fingerprint| fingerprint.check(leaf)) {
@@ -601,7 +601,7 @@ impl Handshake {
         if self.state != State::Handshaking {
             return;
         }
-        let armed = self.library.as_ref().is_some_and(|library| library.poll_timeout(&PEER).is_some());
+        let armed = self.engine.as_ref().is_some_and(|library| library.poll_timeout(&PEER).is_some());
         if !armed {
             // The peer has begun its next flight, and repeats that until we answer.
             self.retransmit_at = None;
@@ -613,7 +613,7 @@ impl Handshake {
 
     fn drain_library(&mut self) -> bool {
         let before = self.transmits.len();
-        if let Some(library) = &mut self.library {
+        if let Some(library) = &mut self.engine {
             self.transmits.extend(std::iter::from_fn(|| library.poll_transmit()).map(|transmit| transmit.message.to_vec()));
         }
         self.transmits.len() > before
@@ -623,7 +623,7 @@ impl Handshake {
     fn end(&mut self) {
         self.drain_library();
         self.state = State::Closed;
-        self.library = None;
+        self.engine = None;
         self.reassembly = Reassembly::default();
         self.first_hello = None;
         self.early_records = VecDeque::new();

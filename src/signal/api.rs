@@ -221,12 +221,6 @@ pub struct TrackView {
     pub codec: Option<&'static str>,
     /// `in` or `out`.
     pub direction: &'static str,
-    pub bitrate: u64,
-    pub packets: u64,
-    pub packets_lost: u64,
-    pub width: Option<u32>,
-    pub height: Option<u32>,
-    pub fps: Option<f32>,
 }
 
 /// One answer on its way back. The receiver may have gone (the HTTP client hung up): sending never fails loudly.

@@ -85,7 +85,6 @@ impl Director {
                     kind: kind_name(media.kind),
                     codec,
                     direction: if sends { "out" } else { "in" },
-                    ..TrackView::default()
                 }
             })
             .collect()

@@ -1,16 +1,20 @@
 //! Carries a router over TCP, with TLS where the plan has a certificate.
 
 use std::fmt;
+use std::future::ready;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
 use axum_server::tls_rustls::RustlsConfig;
 use socket2::{Domain, Protocol, Socket, Type};
+use tower::{Layer, service_fn};
 
 use crate::config::TlsFiles;
+use crate::limits::HTTP_CONNECTIONS_MAX;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -52,6 +56,7 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     stop: axum_server::Handle<SocketAddr>,
+    pub(super) connections_max: usize,
 }
 
 impl Listener {
@@ -68,7 +73,7 @@ impl Listener {
             socket.set_nonblocking(true)?;
             let socket = TcpListener::from(socket);
             let address = socket.local_addr()?;
-            Ok(Listener { socket, address, stop: axum_server::Handle::new() })
+            Ok(Listener { socket, address, stop: axum_server::Handle::new(), connections_max: HTTP_CONNECTIONS_MAX })
         };
         bind().map_err(|error| ServeError::Bind { address, error })
     }
@@ -86,7 +91,15 @@ impl Listener {
 
     /// Serves until the stopper is called.
     pub async fn serve(self, routes: Router, tls: Option<&TlsFiles>) -> Result<(), ServeError> {
-        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let connections = self.stop.clone();
+        // As `into_make_service_with_connect_info`, and nothing for connections beyond the limit: these are closed.
+        let service = service_fn(move |client: SocketAddr| {
+            let accepted = connections.connection_count() < self.connections_max;
+            ready(match accepted {
+                true => Ok(Extension(ConnectInfo(client)).layer(routes.clone())),
+                false => Err(io::Error::other("too many HTTP connections")),
+            })
+        });
         let Some(files) = tls else {
             let server = axum_server::from_tcp(self.socket).map_err(ServeError::Serve)?;
             let server = server.handle(self.stop).first_request_timeout(FIRST_REQUEST);

@@ -386,3 +386,30 @@ async fn a_bad_certificate_is_named() {
     let error = listener.serve(Router::new(), Some(&files)).await.unwrap_err();
     assert!(error.to_string().contains("/dev/null"), "{error}");
 }
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    listener.connections_max = 2;
+    let (address, stop) = (listener.address(), listener.stopper());
+    let serving = tokio::spawn(listener.serve(super::finish(Router::new()), None));
+    let ask = async || {
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        // The server may have closed already.
+        let _ = connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let mut answer = [0; 12];
+        let read = connection.read_exact(&mut answer).await;
+        (connection, read.is_ok() && answer == *b"HTTP/1.1 404")
+    };
+    let (first, answered) = ask().await;
+    assert!(answered);
+    let (_second, answered) = ask().await;
+    assert!(answered);
+    assert!(!ask().await.1, "a third one");
+    drop(first);
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(ask().await.1, "after the first has gone");
+    stop();
+    serving.await.unwrap().unwrap();
+}
