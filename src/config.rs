@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::rtp::config::Codec;
+use crate::units::Micros;
 
 #[cfg(feature = "server")]
 mod document;
@@ -45,6 +46,8 @@ pub struct Plan {
     /// Core of each worker, in order. Empty: the workers are not pinned.
     pub cores: Vec<usize>,
     pub io: IoChoice,
+    pub hold: HoldChoice,
+    pub max_hold: Micros,
     /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
     pub candidates: Vec<IpAddr>,
     /// API key → secret, for access tokens. Empty only with `dev` off and no HTTP.
@@ -72,6 +75,8 @@ impl Default for Plan {
             workers: 1,
             cores: Vec::new(),
             io: IoChoice::Auto,
+            hold: HoldChoice::Adaptive,
+            max_hold: Micros::from_millis(15),
             candidates: vec![loopback],
             keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])),
             ice_servers: Vec::new(),
@@ -163,6 +168,19 @@ choice! {
         Uring = "uring",
         /// recvmmsg and GSO by `quinn-udp`.
         Mmsg = "mmsg",
+    }
+}
+
+choice! {
+    /// Whether packets of a video frame wait for each other; see [`crate::worker::hold`].
+    HoldChoice {
+        /// As long as the worker is busy.
+        #[default]
+        Adaptive = "adaptive",
+        /// Never: the lowest latency at any load.
+        Off = "off",
+        /// Always: the most viewers.
+        Frame = "frame",
     }
 }
 

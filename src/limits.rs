@@ -25,6 +25,9 @@ pub const TRAIN_SEGMENTS: usize = 64;
 /// Bytes of one train: what fits an IPv4/IPv6 datagram's 16-bit length.
 pub const TRAIN_BYTES: usize = 65_000;
 
+/// RTP padding that a packet may get so that it is as long as the others of its train.
+pub const PADDING_MAX: u16 = 16;
+
 /// Worker threads. Sets of workers are 64-bit masks.
 pub const WORKERS_MAX: usize = 64;
 /// Sessions of a whole server; further joins get 503. Configurable below this.

@@ -27,6 +27,7 @@ use crate::signal::handshakes::{self, Handshakes};
 use crate::signal::negotiate::CodecPolicy;
 use crate::units::{Micros, WorkerId};
 use crate::worker::Worker;
+use crate::worker::hold::Hold;
 use crate::worker::mail;
 
 /// Requests from HTTP waiting for the director; more are refused with 503.
@@ -150,10 +151,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
         let core = plan.cores.get(index).copied();
+        let hold = Hold::new(plan.hold, plan.max_hold);
         let (told, pinned) = mpsc::channel();
         threads.push(spawn(&format!("distributary-w{index}"), move || {
             let _ = told.send(core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id })));
-            Worker::new(WorkerId(index as u8), io, mail, handoff, metrics).run(&ending.workers);
+            Worker::new(WorkerId(index as u8), io, mail, handoff, metrics, hold).run(&ending.workers);
         })?);
         if let Some(core) = core
             && !pinned.recv().unwrap_or(false)

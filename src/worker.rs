@@ -5,6 +5,7 @@
 //! everything at once. It allocates nothing, takes no lock, and never waits.
 
 pub mod directory;
+pub mod hold;
 pub mod mail;
 mod turn;
 
@@ -23,6 +24,7 @@ use crate::room::forward::Turn;
 use crate::room::shard::{Shards, Subscriber};
 use crate::units::{Micros, PeerId, WorkerId};
 use directory::Directory;
+use hold::Hold;
 use mail::{Command, Event, HandshakeEvent, Mail, PeerStats, Spent};
 
 /// Granularity of timers: NACKs and feedback to publishers.
@@ -47,6 +49,7 @@ pub struct Worker {
     publishers: Vec<u32>,
     shards: Shards,
     media: Turn,
+    hold: Hold,
     /// Slots of the sessions to be sent something in this turn.
     receivers: Vec<u32>,
     received: Vec<Received>,
@@ -59,7 +62,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, io: Io, mail: Mail, handoff: Arc<Handoff<Peer>>, metrics: Arc<WorkerMetrics>) -> Self {
+    pub fn new(id: WorkerId, io: Io, mail: Mail, handoff: Arc<Handoff<Peer>>, metrics: Arc<WorkerMetrics>, hold: Hold) -> Self {
         Worker {
             id,
             io,
@@ -72,6 +75,7 @@ impl Worker {
             publishers: Vec::with_capacity(SESSIONS_MAX),
             shards: Shards::default(),
             media: Turn::default(),
+            hold,
             receivers: Vec::with_capacity(SESSIONS_MAX),
             received: Vec::with_capacity(TURN_DATAGRAMS),
             batch: SendBatch::default(),
@@ -86,7 +90,8 @@ impl Worker {
     pub fn run(&mut self, stop: &AtomicBool) {
         let mut now = self.io.now();
         while !stop.load(Ordering::Relaxed) {
-            let mut wait = Micros(self.next_tick.since(now));
+            let next = self.media.next_due(self.hold.bound()).map_or(self.next_tick, |due| due.min(self.next_tick));
+            let mut wait = Micros(next.since(now));
             self.io.prepare_sleep();
             if !self.mail.is_empty() || stop.load(Ordering::Relaxed) {
                 wait = Micros::ZERO;
@@ -125,7 +130,7 @@ impl Worker {
             self.datagram(packet, from, now);
         }
         self.received = received;
-        self.forward();
+        self.forward(now);
         if now >= self.next_tick {
             self.tick(now);
             self.next_tick = now + TICK;
@@ -174,7 +179,8 @@ impl Worker {
             }
             Command::Keys { peer, keys } => self.install(peer, keys),
             Command::OpenShard { shard } => {
-                if let Some(old) = self.shards.open(shard) {
+                if let Some(mut old) = self.shards.open(shard) {
+                    self.media.forget(&mut old);
                     self.spend(Spent::Shard(old));
                 }
             }
@@ -185,7 +191,8 @@ impl Worker {
                         sender.bind(None);
                     }
                 });
-                if let Some(shard) = closed {
+                if let Some(mut shard) = closed {
+                    self.media.forget(&mut shard);
                     self.spend(Spent::Shard(shard));
                 }
             }
@@ -279,6 +286,9 @@ impl Worker {
 
     /// What timers ask: publishers are served at every tick, each session once a second.
     fn tick(&mut self, now: Micros) {
+        if self.hold.due(now) {
+            self.hold.adapt(self.io.cpu_time(), now);
+        }
         for index in 0..self.publishers.len() {
             if !self.batch.has_room() {
                 self.flush();

@@ -68,6 +68,7 @@ fn media(slots: &mut Slots) -> Media {
         packet: packet.freeze(),
         header_len: header_len as u16,
         payload_len: PAYLOAD as u16,
+        padding: 0,
         stream: 0,
         marker: false,
         key_frame: true,

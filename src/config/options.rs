@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, IceServer, IoChoice, Keys, LogFormat};
+use super::{ALL_CODECS, HoldChoice, IceServer, IoChoice, Keys, LogFormat};
 use crate::limits;
 use crate::rtp::config::Codec;
 
@@ -103,6 +103,10 @@ options! {
         "Cores to pin the workers to, one each. Empty: the last cores that the process may use.";
     media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
         "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
+    media_hold: HoldChoice = HoldChoice::Adaptive, "media.hold", Some("hold"), ANY, "\"adaptive\"",
+        "Whether the packets of a video frame wait for each other, so that they leave as one train. off: never. frame: always, which carries the most viewers. adaptive: the busier a worker is.";
+    media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",
+        "Milliseconds that a packet waits for the rest of its frame at most.";
     media_external_ips: Vec<IpAddr> = Vec::new(), "media.external_ips", Some("external-ip"), ANY, "[\"203.0.113.7\"]",
         "Public addresses in front of a NAT that forwards the media port here. If set, local addresses are offered only if they are in media.addresses.";
     media_addresses: Vec<IpAddr> = Vec::new(), "media.addresses", Some("address"), ANY, "[\"192.0.2.10\"]",

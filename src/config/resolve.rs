@@ -9,6 +9,7 @@ use super::options::Settings;
 use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, TlsFiles};
 use crate::limits;
 use crate::rtp::config::MediaKind;
+use crate::units::Micros;
 
 /// Checks what depends on more than one option and takes from the machine what is left open.
 pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, ConfigError> {
@@ -45,6 +46,8 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         workers,
         cores,
         io: settings.media_io,
+        hold: settings.media_hold,
+        max_hold: Micros::from_millis(settings.media_max_hold_ms as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
         keys,
         ice_servers: settings.ice_servers.clone(),

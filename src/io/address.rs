@@ -16,8 +16,7 @@ pub(super) const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
 pub(super) struct Name([u8; NAME_BYTES]);
 
 impl Name {
-    #[cfg(test)]
-    const EMPTY: Name = Name([0; NAME_BYTES]);
+    pub(super) const EMPTY: Name = Name([0; NAME_BYTES]);
 
     /// Writes `to` for a socket of the given family and gives its length.
     pub(super) fn set(&mut self, to: SocketAddr, ipv6: bool) -> u32 {

@@ -24,6 +24,8 @@ pub struct Fake {
     pub outbound: Vec<(SocketAddr, Vec<u8>)>,
     /// What [`super::Io::now`] says.
     pub now: Micros,
+    /// What [`super::Io::cpu_time`] says.
+    pub cpu_time: Micros,
     spare: Vec<Vec<u8>>,
     pub(super) wake: Waker,
 }
@@ -35,6 +37,7 @@ impl Fake {
             inbound: VecDeque::with_capacity(QUEUE),
             outbound: Vec::with_capacity(QUEUE),
             now: Micros::ZERO,
+            cpu_time: Micros::ZERO,
             spare: (0..QUEUE).map(|_| Vec::with_capacity(DATAGRAM_BYTES_MAX)).collect(),
             wake: Waker::silent(),
         }

@@ -1,22 +1,22 @@
-//! The portable backend, on quinn-udp: recvmmsg into arena slots, one sendmsg for each operation, poll(2) to wait.
+//! The portable backend, on quinn-udp: recvmmsg into arena slots, poll(2) to wait.
 //!
 //! Generic receive offload stays off: it would join datagrams to up to 64 KiB, which no slot holds, and one that is received
 //! into a larger buffer has to be copied out. So datagrams lie in their slots as with io_uring, without a copy.
 
 use std::array;
-use std::io::{ErrorKind, IoSliceMut};
+use std::io::IoSliceMut;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 
+use super::outgoing::Outgoing;
 use super::socket::set_option;
-use super::tally::{Tally, Trains};
 use super::{IoError, Received, STARVED_WAIT, Waker, address, receive_limit};
 use crate::limits::{DATAGRAM_BYTES_MAX, HEADROOM_BYTES};
-use crate::mem::{self, PacketMut, SendBatch, Slots};
+use crate::mem::{PacketMut, Slots};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 
 /// One byte more than is accepted, which tells a datagram of the largest size from one that was cut to it.
@@ -24,13 +24,12 @@ const BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
 
 pub struct Mmsg {
     socket: UdpSocket,
-    ipv6: bool,
     state: UdpSocketState,
     pub(super) slots: Slots,
     /// Slots that the next recvmmsg may fill.
     empty: ArrayVec<PacketMut, BATCH_SIZE>,
     starved: bool,
-    pub(super) trains: Trains,
+    pub(super) outgoing: Outgoing,
     pub(super) wake: Waker,
     pub(super) base: Instant,
 }
@@ -55,7 +54,8 @@ impl Mmsg {
             }
         }
         let wake = Waker::new().map_err(option("eventfd"))?;
-        Ok(Mmsg { socket, ipv6, state, slots, empty: ArrayVec::new(), starved: false, trains: Trains::default(), wake, base })
+        let outgoing = Outgoing::new(socket.as_raw_fd(), ipv6);
+        Ok(Mmsg { socket, state, slots, empty: ArrayVec::new(), starved: false, outgoing, wake, base })
     }
 
     pub(super) fn receive(&mut self, into: &mut Vec<Received>, wait: Duration, metrics: &WorkerMetrics) {
@@ -118,52 +118,6 @@ impl Mmsg {
         if fds[1].revents != 0 && self.wake.drain() {
             metrics.add(Counter::Wakeups, 1);
         }
-    }
-
-    pub(super) fn send(&mut self, batch: &SendBatch, metrics: &WorkerMetrics) {
-        let mut tally = Tally::default();
-        for operation in batch.operations() {
-            let bytes = batch.bytes(operation);
-            if operation.segments > 1 && !self.trains.whole() {
-                self.send_singly(operation, bytes, &mut tally);
-                continue;
-            }
-            let segment = (operation.segments > 1).then_some(operation.segment as usize);
-            match self.send_one(operation, bytes, segment) {
-                Ok(()) => tally.accepted(operation.segments as usize, bytes.len()),
-                Err(error) if segment.is_some() && Trains::blamed(error) => {
-                    if self.send_singly(operation, bytes, &mut tally) {
-                        self.trains.suspend();
-                    }
-                }
-                Err(_) => tally.refused(operation.segments as usize),
-            }
-        }
-        tally.count(metrics);
-    }
-
-    /// Sends a train as single datagrams; true if all passed.
-    fn send_singly(&self, operation: &mem::Transmit, bytes: &[u8], tally: &mut Tally) -> bool {
-        let mut all = true;
-        for datagram in bytes.chunks(operation.segment.max(1) as usize) {
-            match self.send_one(operation, datagram, None) {
-                Ok(()) => tally.accepted(1, datagram.len()),
-                Err(_) => {
-                    all = false;
-                    tally.refused(1);
-                }
-            }
-        }
-        all
-    }
-
-    fn send_one(&self, operation: &mem::Transmit, contents: &[u8], segment_size: Option<usize>) -> Result<(), i32> {
-        let destination = address::for_socket(operation.to, self.ipv6);
-        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-        self.state.try_send(UdpSockRef::from(&self.socket), &transmit).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => libc::EAGAIN,
-            _ => error.raw_os_error().unwrap_or(0),
-        })
     }
 
     /// Slots that are free or laid ready: all that no packet holds.

@@ -6,11 +6,11 @@
 //!   kernel ──────────────── Io::receive ───────────────► worker ─────────────── Io::send ───────────────► kernel
 //! ```
 //!
-//! - [`Uring`]: io_uring. The kernel writes received datagrams into arena slots by itself; a batch is sent with a syscall.
-//! - [`Mmsg`]: recvmmsg and sendmsg, wherever io_uring is missing or forbidden.
+//! - [`Uring`]: io_uring. The kernel writes received datagrams into arena slots by itself.
+//! - [`Mmsg`]: recvmmsg, wherever io_uring is missing or forbidden.
 //! - [`Fake`]: queues, for the simulator.
 //!
-//! What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it
+//! Both send with sendmmsg ([`outgoing`]). What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it
 //! returns; a peer has one address, IPv4 where it is IPv4; a datagram that is empty or larger than
 //! [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX) is counted and goes no further.
 //!
@@ -33,8 +33,8 @@ use crate::units::Micros;
 mod address;
 mod buffers;
 pub mod fake;
-mod messages;
 pub mod mmsg;
+mod outgoing;
 pub mod probe;
 pub mod socket;
 mod tally;
@@ -127,8 +127,8 @@ impl Io {
             return;
         }
         match self {
-            Io::Uring(uring) => uring.send(batch, metrics),
-            Io::Mmsg(mmsg) => mmsg.send(batch, metrics),
+            Io::Uring(uring) => uring.outgoing.send(batch, metrics),
+            Io::Mmsg(mmsg) => mmsg.outgoing.send(batch, metrics),
             Io::Fake(fake) => fake.send(batch, metrics),
         }
     }
@@ -139,6 +139,14 @@ impl Io {
             Io::Uring(uring) => micros_since(uring.base),
             Io::Mmsg(mmsg) => micros_since(mmsg.base),
             Io::Fake(fake) => fake.now,
+        }
+    }
+
+    /// CPU time that this thread has used: how busy the worker is. A clock of its own, so it is asked ten times a second only.
+    pub fn cpu_time(&self) -> Micros {
+        match self {
+            Io::Uring(_) | Io::Mmsg(_) => thread_cpu_time(),
+            Io::Fake(fake) => fake.cpu_time,
         }
     }
 
@@ -165,8 +173,8 @@ impl Io {
     /// False while trains are cut here instead of by the kernel, because the outgoing device refused one.
     pub fn trains_in_use(&self) -> bool {
         match self {
-            Io::Uring(uring) => uring.trains.in_use(),
-            Io::Mmsg(mmsg) => mmsg.trains.in_use(),
+            Io::Uring(uring) => uring.outgoing.trains.in_use(),
+            Io::Mmsg(mmsg) => mmsg.outgoing.trains.in_use(),
             Io::Fake(_) => true,
         }
     }
@@ -182,6 +190,13 @@ impl Io {
 
 fn micros_since(base: Instant) -> Micros {
     Micros(base.elapsed().as_micros() as u64)
+}
+
+fn thread_cpu_time() -> Micros {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is live and of the kernel's layout.
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    if read == 0 { Micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000) } else { Micros::ZERO }
 }
 
 /// Datagrams that may lie in `into` at the end of a turn's receive.

@@ -1,4 +1,4 @@
-//! What became of a batch, and whether trains (UDP_SEGMENT) may be used. Shared by the backends that send to a kernel.
+//! What became of a batch, and whether trains (UDP_SEGMENT) may be used. Used by `outgoing`.
 
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 
@@ -20,13 +20,6 @@ impl Tally {
         self.operations += 1;
         self.datagrams += datagrams as u64;
         self.bytes += bytes as u64;
-    }
-
-    /// Takes back what `accepted` counted too early: the kernel refused it.
-    pub(super) fn withdraw(&mut self, datagrams: usize, bytes: usize) {
-        self.operations -= 1;
-        self.datagrams -= datagrams as u64;
-        self.bytes -= bytes as u64;
     }
 
     pub(super) fn refused(&mut self, datagrams: usize) {

@@ -207,8 +207,8 @@ fn trains_are_cut_here_while_the_kernel_does_not() {
     for kind in BOTH {
         let mut worker = Worker::at(kind, "127.0.0.1:0", 64);
         match &mut worker.io {
-            Io::Uring(uring) => uring.trains.suspend(),
-            Io::Mmsg(mmsg) => mmsg.trains.suspend(),
+            Io::Uring(uring) => uring.outgoing.trains.suspend(),
+            Io::Mmsg(mmsg) => mmsg.outgoing.trains.suspend(),
             Io::Fake(_) => unreachable!(),
         }
         let peer = peer("127.0.0.1:0");

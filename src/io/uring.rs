@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   Slots ──take──► buffer ring ──► kernel: one multishot recvmsg ──► completions ──► pending ──► PacketMut in its slot
-//!   SendBatch ──► Messages ──► one sendmsg request each ──► submitted together ──► completions of failures only
 //! ```
 //!
 //! **Receive.** A single request stays with the kernel and fills one buffer of the ring for each datagram. The buffers are arena
@@ -11,37 +10,31 @@
 //! (ENOBUFS) and datagrams wait in the socket; the next `receive` that finds slots starts it again. So does it after an
 //! empty datagram, which ends the request too.
 //!
-//! **Send.** All requests are non-blocking (MSG_DONTWAIT), so the kernel carries them out or refuses them while they are being
-//! submitted: after the submission nothing refers to the batch any more. Only refusals make a completion.
-//!
 //! **Wake.** A multishot poll of the eventfd, edge-triggered: every write makes a completion, and nobody has to read it.
 //!
 //! With deferred task work (6.1) the kernel does nothing between two calls that would disturb the worker, and a flag in shared
 //! memory says whether there is anything to collect: a `receive` that finds nothing costs no syscall.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
-use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
+use io_uring::{Builder, IoUring, cqueue, opcode};
 
 use super::address::{self, NAME_BYTES};
 use super::buffers::BufferRing;
-use super::messages::Messages;
-use super::tally::{Tally, Trains};
+use super::outgoing::Outgoing;
 use super::{IoError, Received, STARVED_WAIT, Waker, receive_limit};
 use crate::limits::{DATAGRAM_BYTES_MAX, HEADROOM_BYTES, RECV_BUFFERS, SLOT_BYTES};
-use crate::mem::{PacketMut, SendBatch, Slots};
+use crate::mem::{PacketMut, Slots};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 
-/// Requests submitted at a time: enough to make the syscall cheap, few enough for their tables to stay in the cache.
-const SENDS: usize = 256;
-/// Room for the requests of a submission and those that are started again.
-const SUBMISSIONS: u32 = 512;
-/// Room for a completion of every receive buffer and of every send.
-const COMPLETIONS: u32 = 4096;
+/// Room for the requests that are started again.
+const SUBMISSIONS: u32 = 16;
+/// Room for a completion of every receive buffer, and some more.
+const COMPLETIONS: u32 = 2 * RECV_BUFFERS as u32;
 /// Rounds of collecting deferred work in one `receive`: the kernel receives some 32 datagrams in each.
 const ROUNDS: usize = 16;
 
@@ -51,18 +44,15 @@ const PREFIX_BYTES: usize = 16 + NAME_BYTES;
 const BUFFER_START: usize = HEADROOM_BYTES - PREFIX_BYTES;
 const BUFFER_BYTES: usize = PREFIX_BYTES + DATAGRAM_BYTES_MAX;
 const _: () = assert!(BUFFER_START + BUFFER_BYTES <= SLOT_BYTES);
-const _: () = assert!(COMPLETIONS as usize > RECV_BUFFERS + 2 * SENDS);
 
 /// The registered files, and the one group of buffers.
 const SOCKET: Fixed = Fixed(0);
 const EVENT: Fixed = Fixed(1);
 const BUFFER_GROUP: u16 = 0;
 
-/// What a completion belongs to: `user_data` of its request. Numbers below are messages.
-const RECEIVE: u64 = 1 << 32;
-const WAKE: u64 = 2 << 32;
-
-const SEND_FLAGS: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
+/// What a completion belongs to: `user_data` of its request.
+const RECEIVE: u64 = 1;
+const WAKE: u64 = 2;
 
 /// A ring that is set up but not yet bound to a thread.
 pub(super) struct Ring {
@@ -130,28 +120,16 @@ struct Filled {
     len: usize,
 }
 
-/// A message that was handed to the kernel.
-#[derive(Clone, Copy, Default)]
-struct Queued {
-    operation: usize,
-    datagrams: usize,
-    bytes: usize,
-}
-
 pub struct Uring {
     ring: IoUring,
-    socket: UdpSocket,
-    ipv6: bool,
+    /// Kept open for the ring and for `outgoing`.
+    _socket: UdpSocket,
     pub(super) slots: Slots,
     buffers: BufferRing,
     template: Template,
     /// Filled buffers in order of arrival; never more than the kernel had.
     pending: VecDeque<Filled>,
-    messages: Messages,
-    queued: Vec<Queued>,
-    /// Messages that the kernel refused: number, errno.
-    failed: Vec<(usize, i32)>,
-    pub(super) trains: Trains,
+    pub(super) outgoing: Outgoing,
     /// Requests that are with the kernel.
     receiving: bool,
     polling: bool,
@@ -165,18 +143,15 @@ pub struct Uring {
 impl Uring {
     pub(super) fn new(ring: Ring, socket: UdpSocket, slots: Slots, base: Instant) -> Uring {
         let ipv6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+        let outgoing = Outgoing::new(socket.as_raw_fd(), ipv6);
         Uring {
             ring: ring.ring,
-            socket,
-            ipv6,
+            _socket: socket,
             slots,
             buffers: ring.buffers,
             template: Template::leak(),
             pending: VecDeque::with_capacity(RECV_BUFFERS),
-            messages: Messages::leak(SENDS),
-            queued: Vec::with_capacity(SENDS),
-            failed: Vec::with_capacity(SENDS),
-            trains: Trains::default(),
+            outgoing,
             receiving: false,
             polling: false,
             woken: false,
@@ -283,11 +258,7 @@ impl Uring {
                     self.woken = true;
                     self.polling &= !ended;
                 }
-                message => {
-                    if completion.result() < 0 && self.failed.len() < SENDS {
-                        self.failed.push((message as usize, -completion.result()));
-                    }
-                }
+                _ => {}
             }
         }
     }
@@ -316,118 +287,6 @@ impl Uring {
             metrics.add(Counter::DatagramsReceived, datagrams);
             metrics.add(Counter::BytesReceived, bytes);
         }
-    }
-
-    pub(super) fn send(&mut self, batch: &SendBatch, metrics: &WorkerMetrics) {
-        self.enable();
-        let mut tally = Tally::default();
-        // Left-overs in the submission queue (of `refill`, or of a submission that failed) go first.
-        if !self.submit() {
-            batch.operations().iter().for_each(|operation| tally.refused(operation.segments as usize));
-            return tally.count(metrics);
-        }
-        self.failed.clear();
-        for (index, operation) in batch.operations().iter().enumerate() {
-            let (bytes, to) = (batch.bytes(operation), operation.to);
-            let train = operation.segments > 1;
-            if train && !self.trains.whole() {
-                for datagram in bytes.chunks(operation.segment.max(1) as usize) {
-                    let queued = Queued { operation: index, datagrams: 1, bytes: datagram.len() };
-                    self.queue(batch, to, datagram, None, queued, &mut tally);
-                }
-            } else {
-                let queued = Queued { operation: index, datagrams: operation.segments as usize, bytes: bytes.len() };
-                self.queue(batch, to, bytes, train.then_some(operation.segment), queued, &mut tally);
-            }
-        }
-        self.flush(batch, &mut tally);
-        tally.count(metrics);
-    }
-
-    /// Adds a message to the submission queue, and submits first if there is no room.
-    fn queue(&mut self, batch: &SendBatch, to: SocketAddr, bytes: &[u8], segment: Option<u16>, queued: Queued, tally: &mut Tally) {
-        if self.queued.len() == self.messages.len() {
-            self.flush(batch, tally);
-        }
-        let index = self.queued.len();
-        let header = self.messages.fill(index, to, self.ipv6, bytes, segment);
-        let request = opcode::SendMsg::new(SOCKET, header).flags(SEND_FLAGS).build();
-        let request = request.flags(squeue::Flags::SKIP_SUCCESS).user_data(index as u64);
-        // SAFETY: the message table is never freed. The bytes are the batch's, which `send` borrows, and `flush` ends before
-        // `send` does: it waits for the kernel, or clears messages that it could not hand over.
-        if unsafe { self.ring.submission().push(&request) }.is_err() {
-            return tally.refused(queued.datagrams);
-        }
-        self.queued.push(queued);
-        tally.accepted(queued.datagrams, queued.bytes);
-    }
-
-    /// Submits the queued messages and settles the accounts of those that were refused.
-    fn flush(&mut self, batch: &SendBatch, tally: &mut Tally) {
-        let submitted = self.submit();
-        if !submitted {
-            // The kernel takes requests in order: what it left is the end of the queue.
-            let left = self.ring.submission().len().min(self.queued.len());
-            let first = self.queued.len() - left;
-            (first..self.queued.len()).for_each(|index| self.withdraw(index, tally));
-            self.queued.truncate(first);
-        }
-        // Only the sends that were refused are here, almost always none.
-        while let Some((index, errno)) = self.failed.pop() {
-            let Some(queued) = self.queued.get(index).copied() else { continue };
-            if queued.datagrams > 1 && Trains::blamed(errno) {
-                tally.withdraw(queued.datagrams, queued.bytes);
-                if self.send_singly(batch, queued.operation, tally) {
-                    self.trains.suspend();
-                }
-            } else {
-                self.withdraw(index, tally);
-            }
-        }
-        if !submitted {
-            // The requests left in the queue will reach the kernel some time: they must not lead it to this batch.
-            self.messages.clear();
-        }
-        self.queued.clear();
-    }
-
-    fn withdraw(&self, index: usize, tally: &mut Tally) {
-        if let Some(queued) = self.queued.get(index) {
-            tally.withdraw(queued.datagrams, queued.bytes);
-            tally.refused(queued.datagrams);
-        }
-    }
-
-    /// Hands the whole submission queue to the kernel and collects completions; false if the kernel did not take it.
-    fn submit(&mut self) -> bool {
-        for _ in 0..ROUNDS {
-            if self.ring.submission().is_empty() {
-                return true;
-            }
-            // EBUSY means that completions have to be collected first; EINTR and EAGAIN mean to try again.
-            let _ = self.ring.submit();
-            self.drain();
-        }
-        self.ring.submission().is_empty()
-    }
-
-    /// Sends a train that the kernel refused as single datagrams, by plain syscalls: it is rare. True if all passed.
-    fn send_singly(&mut self, batch: &SendBatch, operation: usize, tally: &mut Tally) -> bool {
-        let Some(operation) = batch.operations().get(operation) else { return false };
-        let mut all = true;
-        for datagram in batch.bytes(operation).chunks(operation.segment.max(1) as usize) {
-            // The kernel is done with every message of the table when this is called.
-            let header = self.messages.fill(0, operation.to, self.ipv6, datagram, None);
-            // SAFETY: the header and all it points to are live until the call returns.
-            let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), header, SEND_FLAGS as i32) };
-            if sent >= 0 {
-                tally.accepted(1, datagram.len());
-            } else {
-                all = false;
-                tally.refused(1);
-            }
-        }
-        all
     }
 
     /// Slots that are free or with the kernel: all that no packet holds.

@@ -337,6 +337,7 @@ impl Inbound {
             packet: packet.freeze(),
             header_len,
             payload_len: payload.len() as u16,
+            padding: 0,
             stream: index as u8,
             marker,
             key_frame,

@@ -203,7 +203,10 @@ impl Sender {
         let target = space.get_mut(at..at + payload.len()).ok_or(DropReason::Oversize)?;
         target.copy_from_slice(payload);
         media.picture.patch(target, numbers.picture_id, numbers.tl0_pic_idx);
-        let len = at + payload.len();
+        let mut len = at + payload.len();
+        if rtx.is_none() && media.padding > 0 {
+            len = rtp::pad(space, len, media.padding).ok_or(DropReason::Oversize)?;
+        }
         // RFC 3711 §3.3.1: index = 2^16 * ROC + SEQ; our extended sequence numbers start at roll-over 0.
         let sealed = keys.outbound.protect_rtp(space, header_len, len, sequence.0).ok_or(DropReason::Oversize)?;
         batch.commit(to, sealed);

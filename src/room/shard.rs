@@ -2,8 +2,10 @@
 //!
 //! Subscribers hang on a linked list in one slab, so joining and leaving cost no allocation.
 
+use super::forward::Waiting;
 use crate::limits::{SUBSCRIPTIONS, TRACKS_MAX};
 use crate::rtp::cache::Cache;
+use crate::rtp::config::MediaKind;
 use crate::rtp::report::SenderClock;
 use crate::units::{TrackId, WorkerId};
 
@@ -34,16 +36,21 @@ pub struct Shard {
     pub cache: Cache,
     /// The publisher's last sender report for the stream being forwarded.
     pub clock: Option<SenderClock>,
-    pub clock_rate: u32,
     /// First link of the subscribers' list.
     first: u32,
-    /// This turn's packets: first and last index in the turn's list.
-    pub(super) turn: Option<(u32, u32)>,
+    /// Packets come in frames, the last of which has the marker bit: video.
+    pub(super) has_frames: bool,
+    /// The video of the same publisher, with whose frames sound may travel.
+    pub(super) companion: Option<TrackId>,
+    /// Its packets that are not yet forwarded.
+    pub(super) waiting: Option<Waiting>,
 }
 
 impl Shard {
-    pub fn new(track: TrackId, owner: WorkerId, publisher: u32, clock_rate: u32, cache: usize) -> Self {
-        Shard { track, owner, publisher, others: 0, cache: Cache::new(cache), clock: None, clock_rate, first: NONE, turn: None }
+    /// `companion`: for audio, a video track of the same publisher.
+    pub fn new(track: TrackId, owner: WorkerId, publisher: u32, kind: MediaKind, companion: Option<TrackId>, cache: usize) -> Self {
+        let (cache, has_frames) = (Cache::new(cache), kind == MediaKind::Video);
+        Shard { track, owner, publisher, others: 0, cache, clock: None, first: NONE, has_frames, companion, waiting: None }
     }
 
     pub fn has_subscribers(&self) -> bool {
@@ -92,10 +99,6 @@ impl Shards {
 
     pub fn get_mut(&mut self, track: TrackId) -> Option<&mut Shard> {
         self.by_slot.get_mut(track.slot as usize)?.as_deref_mut().filter(|shard| shard.track == track)
-    }
-
-    pub(super) fn by_slot_mut(&mut self, slot: u32) -> Option<&mut Shard> {
-        self.by_slot.get_mut(slot as usize)?.as_deref_mut()
     }
 
     /// Adds a subscriber. False if the track is not here or the slab is full.
@@ -168,7 +171,7 @@ mod tests {
         let mut shards = Shards::default();
         let (a, b) = (TrackId { slot: 1, generation: 1 }, TrackId { slot: 2, generation: 1 });
         for track in [a, b] {
-            assert!(shards.open(Box::new(Shard::new(track, WorkerId(0), 0, 90_000, 16))).is_none());
+            assert!(shards.open(Box::new(Shard::new(track, WorkerId(0), 0, MediaKind::Video, None, 16))).is_none());
         }
         let member = |peer| Subscriber { peer, sender: 0 };
         for peer in 0..10 {

@@ -112,6 +112,7 @@ mod tests {
                 packet: packet.freeze(),
                 header_len: 0,
                 payload_len: 8,
+                padding: 0,
                 stream: 0,
                 marker: false,
                 key_frame: false,

@@ -27,6 +27,8 @@ pub struct Media {
     pub header_len: u16,
     /// Bytes of payload, padding excluded.
     pub payload_len: u16,
+    /// RTP padding to be added when it is forwarded, so that it is as long as its neighbours.
+    pub padding: u8,
     /// Which of the publisher's streams (SSRCs) it belongs to: each has its own sequence numbers and timestamps.
     pub stream: u8,
     pub marker: bool,

@@ -161,6 +161,7 @@ mod tests {
             packet: slots.take().expect("a slot").freeze(),
             header_len: 12,
             payload_len: 0,
+            padding: 0,
             stream: 0,
             marker: false,
             key_frame: true,

@@ -135,6 +135,16 @@ pub fn write_header<'e>(
     Some(len)
 }
 
+/// Adds padding to a packet of `len` bytes (RFC 3550 §5.1); returns its new length, or none if there is no room.
+pub fn pad(packet: &mut [u8], len: usize, padding: u8) -> Option<usize> {
+    let end = len + padding as usize;
+    let added = packet.get_mut(len..end)?;
+    added.fill(0);
+    *added.last_mut()? = padding;
+    *packet.first_mut()? |= PADDING_BIT;
+    Some(end)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -7,6 +7,7 @@ use super::directory::Place;
 use super::mail::{Event, HandshakeEvent, Mesh};
 use crate::mem::PacketMut;
 use crate::metrics::{Counter, DropReason};
+use crate::rtp::config::MediaKind;
 use crate::rtp::media::Media;
 use crate::secure::ice;
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
@@ -179,7 +180,7 @@ impl Worker {
     /// Adds a packet to this turn's fan-out; forwards first what is there when it is full.
     fn queue(&mut self, media: Media) -> Result<(), DropReason> {
         if self.media.is_full() {
-            self.forward();
+            self.forward(media.arrival);
         }
         self.media.push(media, &mut self.shards)
     }
@@ -250,8 +251,8 @@ impl Worker {
     }
 
     /// The fan-out of a turn: receiver by receiver, all packets for one together.
-    pub(super) fn forward(&mut self) {
-        if self.media.is_empty() {
+    pub(super) fn forward(&mut self, now: Micros) {
+        if !self.media.select(now, self.hold.bound(), &mut self.shards) {
             return;
         }
         for track in self.media.tracks() {
@@ -280,8 +281,12 @@ impl Worker {
             return;
         }
         let mut forwarded = 0;
-        for index in 0..peer.senders.len() as u16 {
-            let Some(binding) = peer.senders[index as usize].binding() else { continue };
+        // Video first: a shorter packet can only be the last of a train.
+        let all = 0..peer.senders.len() as u16;
+        let kinds = [MediaKind::Video, MediaKind::Audio];
+        for (kind, index) in kinds.into_iter().flat_map(|kind| all.clone().map(move |index| (kind, index))) {
+            let sender = &peer.senders[index as usize];
+            let Some(binding) = sender.binding().filter(|_| sender.kind == kind) else { continue };
             let Some(shard) = self.shards.get(binding.track) else { continue };
             for media in self.media.packets(shard) {
                 if !self.batch.has_room() {

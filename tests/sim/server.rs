@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
+use distributary::config::HoldChoice;
 use distributary::io::{Fake, Io};
 use distributary::limits::SESSIONS_MAX;
 use distributary::mem::{Arena, Handoff};
@@ -18,6 +19,7 @@ use distributary::signal::director::{self, Director, Settings};
 use distributary::signal::handshakes::{self, Handshakes};
 use distributary::signal::negotiate::CodecPolicy;
 use distributary::units::{Micros, WorkerId};
+use distributary::worker::hold::Hold;
 use distributary::worker::{Worker, mail};
 
 use super::random::{Random, mix};
@@ -72,6 +74,9 @@ impl Server {
             commands: offices.director,
             events: offices.events,
         };
+        // Whatever is held, every scenario must hold.
+        let choice = [HoldChoice::Off, HoldChoice::Adaptive, HoldChoice::Frame][random.below(3)];
+        let hold = Hold::new(choice, Micros::from_millis(15));
         let chance = Box::new(move || random.next());
         let director = Director::new(settings, links, handoff.clone(), gauges.clone(), chance);
         let links =
@@ -79,7 +84,8 @@ impl Server {
         let handshakes = Handshakes::new(identity, links, metrics[workers].clone(), gauges.clone());
         let parts = ios.into_iter().zip(mails).enumerate();
         let workers = parts
-            .map(|(index, (io, mail))| Worker::new(WorkerId(index as u8), io, mail, handoff.clone(), metrics[index].clone()))
+            .map(|(index, (io, mail))| (WorkerId(index as u8), io, mail, metrics[index].clone()))
+            .map(|(id, io, mail, metrics)| Worker::new(id, io, mail, handoff.clone(), metrics, hold.clone()))
             .collect();
         let handle = Handle::new(request_sender, std::thread::current(), gauges.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -124,7 +130,9 @@ impl Server {
 
     fn step(&mut self, index: usize, sent: &mut impl FnMut(SocketAddr, &[u8])) {
         let (now, watch) = (self.now, self.watch);
-        self.fake(index).now = now;
+        let fake = self.fake(index);
+        // As busy as can be: an adaptive worker holds.
+        (fake.now, fake.cpu_time) = (now, now);
         watch(true);
         self.workers[index].step();
         watch(false);

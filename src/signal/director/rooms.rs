@@ -110,10 +110,19 @@ impl Director {
     /// Gives a worker its shard of a track.
     fn open_shard(&mut self, id: TrackId, worker: WorkerId) {
         let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
-        let (Some(owner), Some(office)) = (track.owner, self.workers.get_mut(worker.0 as usize)) else { return };
+        let Some(owner) = track.owner else { return };
         let cache = if track.kind == MediaKind::Video { TRACK_CACHE } else { TRACK_CACHE / 8 };
-        let shard = Shard::new(id, owner, track.publisher.slot, track.codec.clock_rate, cache);
-        office.send(Command::OpenShard { shard: Box::new(shard) });
+        let shard = Shard::new(id, owner, track.publisher.slot, track.kind, self.companion(track), cache);
+        if let Some(office) = self.workers.get_mut(worker.0 as usize) {
+            office.send(Command::OpenShard { shard: Box::new(shard) });
+        }
+    }
+
+    /// The video that a sound belongs to.
+    fn companion(&self, track: &Track) -> Option<TrackId> {
+        let publisher = self.sessions.get(&track.publisher.slot).filter(|_| track.kind == MediaKind::Audio)?;
+        let is_video = |id: &&TrackId| self.tracks.get(&id.slot).is_some_and(|track| track.kind == MediaKind::Video);
+        publisher.tracks.iter().find(is_video).copied()
     }
 
     /// Feeds a viewer's m-line of the right kind from a track, if both have a worker and the viewer can decode it.
