@@ -71,7 +71,7 @@ pub const HANDSHAKES_MAX: usize = 4096;
 pub const HANDSHAKES_PER_SOURCE: usize = 1024;
 /// Milliseconds a DTLS handshake may take.
 pub const HANDSHAKE_MILLIS_MAX: u64 = 20_000;
-/// Milliseconds without an authenticated STUN check after which a session ends (RFC 7675 §5.1).
+/// Milliseconds without an authentic packet of the client after which a session ends (RFC 7675 §5.1).
 pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;

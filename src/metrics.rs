@@ -75,7 +75,7 @@ declare! {
         RtcpReceived = "received_rtcp_packets", "RTCP compound packets received and accepted.";
         StunRequests = "stun_requests", "Authenticated STUN binding requests answered.";
         SessionsClaimed = "claimed_sessions", "Sessions claimed by their first authenticated STUN check.";
-        SessionsExpired = "expired_sessions", "Sessions ended because consent was not renewed (RFC 7675).";
+        SessionsExpired = "expired_sessions", "Sessions ended because nothing authentic came from the client, checks for consent (RFC 7675) or media.";
         AddressChanges = "address_changes", "Changes of a live session's address after an authenticated check.";
         HandedOver = "handed_over_datagrams", "Datagrams handed to the worker that owns their session.";
         NacksReceived = "received_nacks", "Sequence numbers that receivers asked to have retransmitted.";

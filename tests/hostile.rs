@@ -325,3 +325,27 @@ fn offers_beyond_all_measure_are_refused_in_words() {
     assert!(many.len() < SDP_BYTES_MAX);
     world.server.join("room", Purpose::Publish, many).unwrap_or_else(|refusal| panic!("{refusal}"));
 }
+
+/// Clients without consent freshness (libnice 0.1, ffmpeg) check once and never again: while authentic media comes they are there.
+/// What anybody could have sent is no sign of life.
+#[test]
+fn a_publisher_that_never_checks_again_stays_while_its_packets_are_authentic() {
+    let mut world = World::new(70, 2);
+    let mut publisher = Native::join(&mut world, "room", Purpose::Publish);
+    publisher.claim(&mut world);
+    publisher.connect(&mut world);
+    for number in 0..40 {
+        let packet = publisher.rtp(AUDIO_SSRC, AUDIO, number, &[0; 40]);
+        world.server.deliver(publisher.address, &packet);
+        world.run_seconds(1);
+    }
+    assert_eq!(world.server.sessions(), 1);
+    for number in 40..75 {
+        let mut packet = publisher.rtp(AUDIO_SSRC, AUDIO, number, &[0; 40]);
+        *packet.last_mut().expect("a tag") ^= 1;
+        world.server.deliver(publisher.address, &packet);
+        world.run_seconds(1);
+    }
+    assert_eq!(world.server.sessions(), 0);
+    assert_eq!(world.server.count(Counter::SessionsExpired), 1);
+}

@@ -16,9 +16,9 @@
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::packet::PacketMut;
+use super::sync::{AtomicU32, Ordering};
 use crate::limits::SLOT_BYTES;
 
 const NONE: u32 = u32::MAX;
@@ -32,6 +32,9 @@ pub struct Arena {
     /// Link of the returned stack.
     next: Box<[AtomicU32]>,
     returned: AtomicU32,
+    /// For the model checker, which sees no raw memory: one cell for each slot, read and written with it.
+    #[cfg(feature = "model")]
+    cells: Box<[loom::cell::UnsafeCell<()>]>,
 }
 
 // SAFETY: the memory behind `base` is only reached through `PacketMut` (unique) and `Packet` (shared, read-only); the rest is atomics.
@@ -52,6 +55,8 @@ impl Arena {
             references: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             next: (0..slots).map(|_| AtomicU32::new(NONE)).collect(),
             returned: AtomicU32::new(NONE),
+            #[cfg(feature = "model")]
+            cells: (0..slots).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         }));
         Slots { arena, free: Vec::with_capacity(slots), fresh: 0 }
     }
@@ -70,6 +75,20 @@ impl Arena {
         assert!(slot < self.slots);
         // SAFETY: the slot lies within the allocation, checked above.
         unsafe { self.base.add(slot as usize * SLOT_BYTES) }
+    }
+
+    /// A slot's bytes are read.
+    #[inline]
+    pub(super) fn reads(&self, _slot: u32) {
+        #[cfg(feature = "model")]
+        self.cells[_slot as usize].with(|_| ());
+    }
+
+    /// A slot's bytes are written.
+    #[inline]
+    pub(super) fn writes(&self, _slot: u32) {
+        #[cfg(feature = "model")]
+        self.cells[_slot as usize].with_mut(|_| ());
     }
 
     /// Gives a slot without handles back to the owner.

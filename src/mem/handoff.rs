@@ -3,8 +3,7 @@
 //! A session's state is made by the control plane and put here before its answer leaves; the worker on which its first
 //! authenticated STUN check arrives takes it. Taking is one atomic swap, so exactly one worker owns a session.
 
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
-
+use super::sync::{AtomicPtr, AtomicU8, Ordering};
 use crate::units::WorkerId;
 
 const NOBODY: u8 = u8::MAX;

@@ -5,7 +5,10 @@
 pub mod arena;
 pub mod batch;
 pub mod handoff;
+#[cfg(all(test, feature = "model"))]
+mod model;
 pub mod packet;
+mod sync;
 
 pub use arena::{Arena, Slots};
 pub use batch::{SendBatch, Transmit};

@@ -1,9 +1,8 @@
 //! Handles to a datagram in an arena slot: [`PacketMut`] while it is received and decrypted in place (unique, writable), then
 //! [`Packet`] (shared, read-only, counted), which other cores, the retransmission cache and taps hold.
 
-use std::sync::atomic::{Ordering, fence};
-
 use super::arena::Arena;
+use super::sync::{Ordering, fence};
 use crate::limits::{DATAGRAM_BYTES_MAX, HEADROOM_BYTES, SLOT_BYTES};
 
 /// The only handle to a slot.
@@ -27,12 +26,14 @@ impl PacketMut {
 
     /// The datagram's bytes, to decrypt in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.arena.writes(self.slot);
         // SAFETY: as in `bytes`; `&mut self` makes the borrow exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.arena.slot(self.slot).as_ptr().add(self.start as usize), self.len as usize) }
     }
 
     /// The whole slot, for a receive backend to write into.
     pub fn slot_mut(&mut self) -> &mut [u8; SLOT_BYTES] {
+        self.arena.writes(self.slot);
         // SAFETY: the slot is SLOT_BYTES long and this is the only handle to it.
         unsafe { &mut *self.arena.slot(self.slot).as_ptr().cast() }
     }
@@ -103,6 +104,7 @@ pub struct Packet {
 
 impl Packet {
     pub fn bytes(&self) -> &[u8] {
+        self.arena.reads(self.slot);
         // SAFETY: `start + len <= SLOT_BYTES`, and nobody writes to a slot while a `Packet` to it lives.
         unsafe { std::slice::from_raw_parts(self.arena.slot(self.slot).as_ptr().add(self.start as usize), self.len as usize) }
     }

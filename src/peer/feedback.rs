@@ -46,6 +46,7 @@ impl Peer {
     pub fn feedback(&mut self, mut packet: PacketMut, now: Micros, requests: &mut Requests) -> Result<(), DropReason> {
         let Some(keys) = self.keys.as_deref_mut() else { return Err(DropReason::BeforeKeys) };
         let len = keys.inbound.unprotect_rtcp(packet.bytes_mut())?;
+        self.last_heard = now;
         packet.truncate(len);
         for part in rtcp::packets(packet.bytes())? {
             self.take_in(&part?, now, requests);

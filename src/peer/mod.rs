@@ -32,7 +32,8 @@ pub struct Peer {
     address: Option<SocketAddr>,
     /// Remote addresses that passed an authenticated check, newest last.
     checked: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
-    last_check: Micros,
+    /// The last authentic word of the client.
+    last_heard: Micros,
     keys: Option<Box<Keys>>,
     /// Set for a session that publishes.
     pub inbound: Option<Box<Inbound>>,
@@ -65,7 +66,7 @@ impl Peer {
             id,
             address: None,
             checked: ArrayVec::new(),
-            last_check: Micros::ZERO,
+            last_heard: Micros::ZERO,
             keys: None,
             inbound,
             senders,
@@ -87,7 +88,7 @@ impl Peer {
     /// An authenticated STUN check came from `from` (RFC 8445 §7.3). The first checked address is used at once, as an ICE-lite
     /// agent may; after that the nominated one, so that a client that moves takes its stream with it.
     pub fn checked(&mut self, from: SocketAddr, nominated: bool, now: Micros) -> Checked {
-        self.last_check = now;
+        self.last_heard = now;
         let mut outcome = Checked::default();
         if !self.checked.contains(&from) {
             outcome.new_address = true;
@@ -105,9 +106,11 @@ impl Peer {
         outcome
     }
 
-    /// Consent has not been renewed for too long (RFC 7675 §5.1).
+    /// The client has been silent for too long. Consent is renewed by its connectivity checks (RFC 7675 §5.1); but a lite agent
+    /// makes no checks of its own, and clients without RFC 7675 (libnice 0.1 as webrtcbin uses it, ffmpeg) make none after the
+    /// first. So whatever of theirs is authentic, SRTP and SRTCP too, counts: it proves as well that they are there and want it.
     pub fn expired(&self, now: Micros) -> bool {
-        now.since(self.last_check) > CONSENT_MILLIS_MAX * 1_000
+        now.since(self.last_heard) > CONSENT_MILLIS_MAX * 1_000
     }
 
     pub fn has_keys(&self) -> bool {

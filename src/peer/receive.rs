@@ -398,6 +398,7 @@ impl Peer {
         let Some(inbound) = self.inbound.as_deref_mut() else { return Err(DropReason::NotPublishing) };
         let header_len = rtp::Header::parse(packet.bytes())?.header_len;
         let (len, _) = keys.inbound.unprotect_rtp(packet.bytes_mut(), header_len)?;
+        self.last_heard = now;
         packet.truncate(len);
         inbound.receive(packet, now, metrics)
     }

@@ -12,14 +12,6 @@ pub struct Check<'a> {
     local_ufrag: &'a str,
 }
 
-/// An answer, written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub len: usize,
-    /// The check succeeded: its source address belongs to the session. False for a role conflict and other refusals.
-    pub accepted: bool,
-}
-
 impl<'a> Check<'a> {
     /// Reads a datagram. Everything but a binding request with user name, integrity and fingerprint is a drop: answering
     /// strangers would make the server a reflector.
@@ -52,20 +44,28 @@ impl<'a> Check<'a> {
         self.message.use_candidate
     }
 
-    /// Writes the answer to an authentic check.
-    pub fn answer(&self, key: &IntegrityKey, source: SocketAddr, space: &mut [u8]) -> Option<Answer> {
-        let id = &self.message.transaction_id;
-        let error = match (self.message.unknown_attribute, self.message.role) {
+    /// Whether the check succeeds, so that its source address belongs to the session. False for a role conflict and other
+    /// refusals.
+    pub fn accepted(&self) -> bool {
+        self.error().is_none()
+    }
+
+    fn error(&self) -> Option<ErrorCode> {
+        match (self.message.unknown_attribute, self.message.role) {
             (Some(attribute), _) => Some(ErrorCode::UnknownAttribute(attribute)),
             // We are always controlled (a lite agent, RFC 8445 §6.1.1), so only a controlling client is in order (§7.3.1.1).
             (_, Some(Role::Controlled(_))) => Some(ErrorCode::RoleConflict),
             _ => None,
-        };
-        let len = match error {
-            Some(error) => write_error(space, id, error, Some(key))?,
-            None => write_success(space, id, source, key)?,
-        };
-        Some(Answer { len, accepted: error.is_none() })
+        }
+    }
+
+    /// Writes the answer to an authentic check; returns its length.
+    pub fn answer(&self, key: &IntegrityKey, source: SocketAddr, space: &mut [u8]) -> Option<usize> {
+        let id = &self.message.transaction_id;
+        match self.error() {
+            Some(error) => write_error(space, id, error, Some(key)),
+            None => write_success(space, id, source, key),
+        }
     }
 }
 
@@ -100,8 +100,8 @@ mod tests {
         let source: SocketAddr = "192.0.2.7:4000".parse().expect("an address");
         let mut answer = [0; 256];
         let written = check.answer(&IntegrityKey::new(PASSWORD), source, &mut answer).expect("room enough");
-        assert!(written.accepted);
-        assert_eq!(verify_success(&answer[..written.len], &[7; 12], &IntegrityKey::new(PASSWORD)), Some(source));
+        assert!(check.accepted());
+        assert_eq!(verify_success(&answer[..written], &[7; 12], &IntegrityKey::new(PASSWORD)), Some(source));
     }
 
     #[test]
@@ -113,8 +113,8 @@ mod tests {
         let written = check
             .answer(&IntegrityKey::new(PASSWORD), "192.0.2.7:4000".parse().expect("an address"), &mut answer)
             .expect("room enough");
-        assert!(!written.accepted);
-        assert_eq!(Message::parse(&answer[..written.len]).expect("a message").error_code, Some(487));
+        assert!(!check.accepted());
+        assert_eq!(Message::parse(&answer[..written]).expect("a message").error_code, Some(487));
     }
 
     #[test]

@@ -388,7 +388,7 @@ impl Director {
             }
             Event::Expired { peer } => {
                 if self.session(peer).is_some() {
-                    self.end(peer.slot, "consent was not renewed for 30 s");
+                    self.end(peer.slot, "nothing authentic came from the client for 30 s");
                 }
             }
             Event::Stats { peer, stats } => {

@@ -102,7 +102,7 @@ pub enum Event {
         peer: PeerId,
         address: SocketAddr,
     },
-    /// No consent for too long.
+    /// Nothing authentic from the client for too long.
     Expired {
         peer: PeerId,
     },

@@ -61,7 +61,7 @@ impl Worker {
         if !request.authentic(&key) {
             return Err(DropReason::StunUnauthenticated);
         }
-        if self.peer(id).is_none() && !self.claim(id, from, now) {
+        if request.accepted() && self.peer(id).is_none() && !self.claim(id, from, now) {
             // Claimed by another worker: its answers leave from the same address and port as ours would.
             let owner = self.handoff.owner(id.slot).filter(|owner| *owner != self.id).ok_or(DropReason::StunUnknownUser)?;
             self.directory.learn(from, Place::There(owner, id));
@@ -70,10 +70,10 @@ impl Worker {
         if !self.batch.has_room() {
             self.flush();
         }
-        let answer = request.answer(&key, from, self.batch.space()).ok_or(DropReason::StunMalformed)?;
-        self.batch.commit(from, answer.len);
+        let len = request.answer(&key, from, self.batch.space()).ok_or(DropReason::StunMalformed)?;
+        self.batch.commit(from, len);
         self.metrics.add(Counter::StunRequests, 1);
-        if answer.accepted {
+        if request.accepted() {
             self.accept(id, from, request.nominates(), now);
         }
         Ok(())

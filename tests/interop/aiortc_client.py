@@ -1,6 +1,7 @@
 """aiortc as a WHEP viewer or a WHIP publisher.
 
     aiortc_client.py watch URL SECONDS      prints what it decoded as one JSON line
+    aiortc_client.py claps URL SECONDS      the same; prints when it saw flashes and heard beeps
     aiortc_client.py publish URL CODEC      publishes until it is ended
 """
 
@@ -8,10 +9,12 @@ import asyncio
 import fractions
 import math
 import sys
+import time
 
 import aioice.ice
 import av
 import numpy
+from aiortc import rtcrtpreceiver
 from aiortc import AudioStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
 from webrtc_http import leave, negotiate, report
 
@@ -84,6 +87,94 @@ async def watch(url, seconds):
     await connection.close()
 
 
+class Clock:
+    """The sender's time of RTP timestamps, as its last sender reports tell it (RFC 3550 §6.4.1)."""
+
+    def __init__(self):
+        self.reports = {}
+        receiver = rtcrtpreceiver.RTCRtpReceiver
+        handle = receiver._handle_rtcp_packet
+
+        async def noted(this, packet):
+            if isinstance(packet, rtcrtpreceiver.RtcpSrPacket):
+                info = packet.sender_info
+                self.reports[this._RTCRtpReceiver__kind] = info.ntp_timestamp / 2**32, info.rtp_timestamp
+            await handle(this, packet)
+
+        receiver._handle_rtcp_packet = noted
+        # Frames keep the timestamps of their packets.
+        rtcrtpreceiver.TimestampMapper.map = lambda _, timestamp: timestamp
+
+    def at(self, kind, timestamp, rate):
+        if kind not in self.reports:
+            return None
+        ntp, reported = self.reports[kind]
+        return ntp + ((timestamp - reported + 2**31) % 2**32 - 2**31) / rate
+
+
+class Claps:
+    """When flashes and beeps began, in the sender's time: pairs of (seconds since the start, sender's time)."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.begin = time.monotonic()
+        self.flashes, self.beeps = [], []
+        self.bright = True
+
+    def note(self, where, at):
+        if at is not None:
+            where.append((time.monotonic() - self.begin, at))
+
+    async def see(self, track):
+        while True:
+            frame = await track.recv()
+            bright = frame.to_ndarray(format="gray").mean() > 128
+            if bright and not self.bright:
+                self.note(self.flashes, self.clock.at("video", frame.pts, 90000))
+            self.bright = bright
+
+    async def hear(self, track):
+        quiet = 0
+        while True:
+            frame = await track.recv()
+            samples = abs(frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0].astype(int))
+            loud = numpy.flatnonzero(samples > 3000)
+            if len(loud) == 0:
+                quiet += 1
+            else:
+                if quiet >= 10:
+                    self.note(self.beeps, self.clock.at("audio", frame.pts + int(loud[0]), 48000))
+                quiet = 0
+
+    def pairs(self):
+        """(seconds since the start, flash after beep in ms) of each flash with the beep next to it."""
+        found = []
+        for seen, flash in self.flashes:
+            offset = min((flash - beep for heard, beep in self.beeps if abs(heard - seen) < 0.9), key=abs, default=None)
+            if offset is not None:
+                found.append((round(seen, 2), round(offset * 1000, 1)))
+        return found
+
+
+async def watch_claps(url, seconds):
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    claps, tasks = Claps(Clock()), []
+
+    @connection.on("track")
+    def on_track(track):
+        tasks.append(asyncio.ensure_future(claps.see(track) if track.kind == "video" else claps.hear(track)))
+
+    connection.addTransceiver("audio", direction="recvonly")
+    connection.addTransceiver("video", direction="recvonly")
+    location = await exchange(connection, url)
+    await asyncio.sleep(seconds)
+    report(flashes=len(claps.flashes), beeps=len(claps.beeps), pairs=claps.pairs())
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(leave, location)
+    await connection.close()
+
+
 class Ball(VideoStreamTrack):
     """A bright square that goes round over a grey ramp."""
 
@@ -126,4 +217,7 @@ async def publish(url, codec):
 
 if __name__ == "__main__":
     _, action, url, argument = sys.argv
-    asyncio.run(watch(url, float(argument)) if action == "watch" else publish(url, argument))
+    if action == "publish":
+        asyncio.run(publish(url, argument))
+    else:
+        asyncio.run({"watch": watch, "claps": watch_claps}[action](url, float(argument)))

@@ -1,12 +1,18 @@
 """GStreamer's webrtcbin as a WHIP publisher or a WHEP viewer (Debian's python3-gi; no whipsink needed).
 
     gstreamer_client.py publish URL         publishes VP8 and Opus until it is ended
+    gstreamer_client.py clap URL            the same, but flashes and beeps at the same moments, once a second
     gstreamer_client.py watch URL SECONDS   prints what it decoded as one JSON line
 
 Its DTLS certificate is RSA, and its DTLS is OpenSSL's 1.2.
 """
 
+import array
+import math
+import signal
 import sys
+import threading
+import time
 
 import gi
 
@@ -21,6 +27,15 @@ SOURCES = """
       ! vp8enc deadline=1 cpu-used=8 target-bitrate=800000 keyframe-max-dist=100 ! rtpvp8pay picture-id-mode=15-bit
       ! application/x-rtp,media=video,encoding-name=VP8,payload=96,clock-rate=90000 ! rtc.
     audiotestsrc is-live=true wave=sine freq=440 volume=0.3 ! audioconvert ! audioresample ! opusenc ! rtpopuspay
+      ! application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000 ! rtc.
+"""
+
+CLAPPERBOARD = """
+    appsrc name=picture is-live=true format=time caps=video/x-raw,format=I420,width=160,height=90,framerate=25/1
+      ! vp8enc deadline=1 cpu-used=8 keyframe-max-dist=50 ! rtpvp8pay picture-id-mode=15-bit
+      ! application/x-rtp,media=video,encoding-name=VP8,payload=96,clock-rate=90000 ! rtc.
+    appsrc name=sound is-live=true format=time caps=audio/x-raw,format=S16LE,layout=interleaved,rate=48000,channels=1
+      ! audioconvert ! opusenc ! rtpopuspay
       ! application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000 ! rtc.
 """
 
@@ -42,11 +57,14 @@ class Client:
         bus.add_signal_watch()
         bus.connect("message::error", self.failed)
         self.posted = False
+        GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGTERM, self.loop.quit)
 
     def run(self):
         self.pipeline.set_state(Gst.State.PLAYING)
         self.loop.run()
         self.pipeline.set_state(Gst.State.NULL)
+        if self.location:
+            leave(self.location)
 
     def failed(self, _bus, message):
         print(message.parse_error(), file=sys.stderr, flush=True)
@@ -77,6 +95,37 @@ class Client:
         return False
 
 
+class Clapper(Client):
+    """Flash and beep of 120 ms, with exactly the same timestamps; its sender reports tell the time of capture."""
+
+    def __init__(self, url):
+        super().__init__(url, CLAPPERBOARD)
+        self.rtc.get_by_name("rtpbin").set_property("rtcp-sync-send-time", False)
+        threading.Thread(target=self.clap, daemon=True).start()
+
+    def clap(self):
+        dark, bright = (bytes([luma]) * (160 * 90) + bytes([128]) * (160 * 90 // 2) for luma in (16, 235))
+        beep = array.array("h", (int(9000 * math.sin(2 * math.pi * 1000 * n / 48000)) for n in range(960))).tobytes()
+        silence = bytes(len(beep))
+        while not (clock := self.pipeline.get_clock()):
+            time.sleep(0.01)
+        begin = clock.get_time() - self.pipeline.get_base_time()
+        for tick in range(100_000):
+            # 20 ms each: sound every time, a picture every other time.
+            at = begin + tick * 20 * Gst.MSECOND
+            while clock.get_time() - self.pipeline.get_base_time() < at:
+                time.sleep(0.002)
+            now = tick % 50 < 6
+            self.push("sound", beep if now else silence, at, 20)
+            if tick % 2 == 0:
+                self.push("picture", bright if now else dark, at, 40)
+
+    def push(self, name, contents, at, millis):
+        buffer = Gst.Buffer.new_wrapped(contents)
+        buffer.pts, buffer.duration = at, millis * Gst.MSECOND
+        self.pipeline.get_by_name(name).emit("push-buffer", buffer)
+
+
 class Viewer(Client):
     """Decodes VP8 and Opus; counts frames and how many differ from the one before."""
 
@@ -102,8 +151,6 @@ class Viewer(Client):
             decoded=self.decoded, changed=self.changed, brightness=self.brightness,
             audio_buffers=self.audio_buffers, loudness=self.loudness,
         )
-        if self.location:
-            leave(self.location)
         self.loop.quit()
         return False
 
@@ -146,5 +193,7 @@ if __name__ == "__main__":
     Gst.init(None)
     if sys.argv[1] == "watch":
         Viewer(sys.argv[2], int(sys.argv[3])).run()
+    elif sys.argv[1] == "clap":
+        Clapper(sys.argv[2]).run()
     else:
         Client(sys.argv[2], SOURCES).run()
