@@ -6,7 +6,8 @@
 //! 1. [`worker`] `turn()`: commands, mesh, what arrived, fan-out, timers, send. Its second half is `worker/turn.rs`.
 //! 2. [`io`]: a batch of datagrams, each in a slot of the worker's arena ([`mem`]).
 //! 3. [`peer::receive`]: decrypted in place, assigned to its stream, counted; out comes a [`rtp::media::Media`].
-//! 4. [`room::forward`]: this turn's packets by track; other workers with subscribers get handles through their rings.
+//! 4. [`room::forward`]: packets by track, held for the rest of their frame if the worker is busy ([`worker::hold`]); other
+//!    workers with subscribers get handles through their rings.
 //! 5. [`peer::send`]: written once per receiver into the send arena, renumbered ([`rtp::rewrite`]), encrypted there.
 //! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train.
 //!

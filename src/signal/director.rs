@@ -246,7 +246,7 @@ impl Director {
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
-        let session = Session {
+        let mut session = Session {
             id,
             secret: self.token(32),
             name: self.token(8),
@@ -273,7 +273,9 @@ impl Director {
         };
         info!(session = session.name, room = session.room, purpose = purpose_name(session.purpose), client = %session.client,
             identity = session.identity.as_deref().unwrap_or("-"), user_agent = session.user_agent, "session made");
-        let joined = Joined { session: session.secret.clone(), etag: session.etag.clone(), answer: session.agreed.answer.clone() };
+        // The answer is not needed again, and it is the largest part of a session.
+        let answer = std::mem::take(&mut session.agreed.answer);
+        let joined = Joined { session: session.secret.clone(), etag: session.etag.clone(), answer };
         self.by_secret.insert(session.secret.clone(), slot);
         self.enter_room(&session);
         self.sessions.insert(slot, session);
