@@ -221,6 +221,9 @@ impl Sender {
     }
 }
 
+// What the fan-out touches of a receiver, besides its keys: four cache lines.
+const _: () = assert!(size_of::<Sender>() <= 256);
+
 /// Retransmissions a receiver may ask for in a second beyond half of what it is sent: a short outage must be repairable.
 const RETRANSMISSIONS_MIN: u64 = 200;
 
