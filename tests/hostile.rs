@@ -326,8 +326,8 @@ fn offers_beyond_all_measure_are_refused_in_words() {
     world.server.join("room", Purpose::Publish, many).unwrap_or_else(|refusal| panic!("{refusal}"));
 }
 
-/// Clients without consent freshness (libnice 0.1, ffmpeg) check once and never again: while authentic media comes they are there.
-/// What anybody could have sent is no sign of life.
+/// Clients without consent freshness (webrtcbin of GStreamer 1.22) check at first and never again: while authentic media comes
+/// they are there. What anybody could have sent is no sign of life.
 #[test]
 fn a_publisher_that_never_checks_again_stays_while_its_packets_are_authentic() {
     let mut world = World::new(70, 2);

@@ -107,7 +107,7 @@ impl Peer {
     }
 
     /// The client has been silent for too long. Consent is renewed by its connectivity checks (RFC 7675 §5.1); but a lite agent
-    /// makes no checks of its own, and clients without RFC 7675 (libnice 0.1 as webrtcbin uses it, ffmpeg) make none after the
+    /// makes no checks of its own, and clients without RFC 7675 (GStreamer 1.22's webrtcbin) make none after the
     /// first. So whatever of theirs is authentic, SRTP and SRTCP too, counts: it proves as well that they are there and want it.
     pub fn expired(&self, now: Micros) -> bool {
         now.since(self.last_heard) > CONSENT_MILLIS_MAX * 1_000
