@@ -170,9 +170,9 @@ impl Turn {
 
     /// Ends what was due: the packets go to their tracks' retransmission caches.
     pub fn finish(&mut self, shards: &mut Shards) {
-        for index in 0..std::mem::take(&mut self.due) {
-            let track = self.tracks[index];
-            let Some(shard) = shards.get_mut(track) else { continue };
+        let due = std::mem::take(&mut self.due);
+        for index in 0..due {
+            let Some(shard) = shards.get_mut(self.tracks[index]) else { continue };
             let mut next = shard.waiting.take().map_or(NONE, |waiting| waiting.first);
             while let Some((media, after)) = self.take(next) {
                 next = after;
@@ -180,9 +180,8 @@ impl Turn {
                     shard.cache.insert(media);
                 }
             }
-            self.tracks[index] = GONE;
         }
-        self.tracks.retain(|track| *track != GONE);
+        self.tracks.drain(..due);
     }
 
     /// Drops the waiting packets of a track that is closed.
@@ -237,9 +236,6 @@ impl Turn {
         self.places.get(index as usize).map_or(NONE, |place| place.next)
     }
 }
-
-/// No track: what [`Turn::finish`] is done with.
-const GONE: TrackId = TrackId { slot: u32::MAX, generation: u32::MAX };
 
 /// Whether two packets of a track have headers of equal length at every receiver.
 fn alike(one: &Media, other: &Media) -> bool {
