@@ -48,6 +48,8 @@ pub struct Plan {
     pub io: IoChoice,
     pub hold: HoldChoice,
     pub max_hold: Micros,
+    /// How long a worker looks for packets before it goes to sleep.
+    pub spin: Micros,
     /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
     pub candidates: Vec<IpAddr>,
     /// API key → secret, for access tokens. Empty only with `dev` off and no HTTP.
@@ -56,6 +58,8 @@ pub struct Plan {
     /// 1 to [`crate::limits::SESSIONS_MAX`].
     pub sessions_max: usize,
     pub room_sessions_max: usize,
+    /// Percentage of a core from which on a busy worker makes the server refuse sessions. 100: never.
+    pub load_max: u64,
     /// Codecs negotiated, never empty.
     pub codecs: Vec<Codec>,
     pub log: LogPlan,
@@ -77,11 +81,13 @@ impl Default for Plan {
             io: IoChoice::Auto,
             hold: HoldChoice::Adaptive,
             max_hold: Micros::from_millis(15),
+            spin: Micros::ZERO,
             candidates: vec![loopback],
             keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])),
             ice_servers: Vec::new(),
             sessions_max: crate::limits::SESSIONS_MAX,
             room_sessions_max: crate::limits::ROOM_SESSIONS_MAX,
+            load_max: 100,
             codecs: ALL_CODECS.to_vec(),
             log: LogPlan::default(),
             warnings: Vec::new(),

@@ -168,7 +168,10 @@ fn check_config(arguments: ServeArgs) -> Result<(), Fatal> {
     let candidates: Vec<String> = plan.candidates.iter().map(ToString::to_string).collect();
     println!("offers  {}", candidates.join(", "));
     println!("keys    {}", plan.keys.0.keys().cloned().collect::<Vec<_>>().join(", "));
-    println!("limits  {} sessions, {} in one room", plan.sessions_max, plan.room_sessions_max);
+    println!(
+        "limits  {} sessions, {} in one room, none while a worker is {} % busy",
+        plan.sessions_max, plan.room_sessions_max, plan.load_max
+    );
     for warning in &plan.warnings {
         println!("warning {warning}");
     }

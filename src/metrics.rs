@@ -97,11 +97,17 @@ declare! {
 pub struct WorkerMetrics {
     drops: [AtomicU64; DropReason::ALL.len()],
     counters: [AtomicU64; Counter::ALL.len()],
+    /// Share of its core that the worker uses, in 1/1000.
+    busy: AtomicU64,
 }
 
 impl Default for WorkerMetrics {
     fn default() -> Self {
-        WorkerMetrics { drops: std::array::from_fn(|_| AtomicU64::new(0)), counters: std::array::from_fn(|_| AtomicU64::new(0)) }
+        WorkerMetrics {
+            drops: std::array::from_fn(|_| AtomicU64::new(0)),
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            busy: AtomicU64::new(0),
+        }
     }
 }
 
@@ -120,6 +126,15 @@ impl WorkerMetrics {
     pub fn add(&self, counter: Counter, count: u64) {
         let cell = &self.counters[counter as usize];
         cell.store(cell.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    /// Publishes the share of its core that the worker uses, in 1/1000. Only the owning worker calls this.
+    pub fn set_busy(&self, share: u64) {
+        self.busy.store(share, Ordering::Relaxed);
+    }
+
+    pub fn busy(&self) -> u64 {
+        self.busy.load(Ordering::Relaxed)
     }
 
     pub fn dropped(&self, reason: DropReason) -> u64 {

@@ -132,6 +132,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         candidates: plan.candidates.iter().map(|ip| SocketAddr::new(*ip, media.port())).collect(),
         sessions_max: plan.sessions_max,
         room_sessions_max: plan.room_sessions_max,
+        load_max: plan.load_max,
         codecs: CodecPolicy::new(plan.codecs.iter().copied()),
     };
     let links = director::Links {
@@ -141,6 +142,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         wake_handshakes: wake(&handshakes_sleeper),
         commands: offices.director,
         events: offices.events,
+        tables: metrics[..plan.workers].to_vec(),
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
     let links =
@@ -151,11 +153,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
         let core = plan.cores.get(index).copied();
-        let hold = Hold::new(plan.hold, plan.max_hold);
+        let (hold, spin) = (Hold::new(plan.hold, plan.max_hold), plan.spin);
         let (told, pinned) = mpsc::channel();
         threads.push(spawn(&format!("distributary-w{index}"), move || {
             let _ = told.send(core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id })));
-            Worker::new(WorkerId(index as u8), io, mail, handoff, metrics, hold).run(&ending.workers);
+            Worker::new(WorkerId(index as u8), io, mail, handoff, metrics, hold).with_spin(spin).run(&ending.workers);
         })?);
         if let Some(core) = core
             && !pinned.recv().unwrap_or(false)

@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod hold;
+pub mod load;
 pub mod mail;
 mod turn;
 
@@ -25,6 +26,7 @@ use crate::room::shard::{Shards, Subscriber};
 use crate::units::{Micros, PeerId, WorkerId};
 use directory::Directory;
 use hold::Hold;
+use load::Load;
 use mail::{Command, Event, HandshakeEvent, Mail, PeerStats, Spent};
 
 /// Granularity of timers: NACKs and feedback to publishers.
@@ -50,6 +52,9 @@ pub struct Worker {
     shards: Shards,
     media: Turn,
     hold: Hold,
+    load: Load,
+    /// How long to look for packets before going to sleep.
+    spin: Micros,
     /// Slots of the sessions to be sent something in this turn.
     receivers: Vec<u32>,
     received: Vec<Received>,
@@ -76,6 +81,8 @@ impl Worker {
             shards: Shards::default(),
             media: Turn::default(),
             hold,
+            load: Load::default(),
+            spin: Micros::ZERO,
             receivers: Vec::with_capacity(SESSIONS_MAX),
             received: Vec::with_capacity(TURN_DATAGRAMS),
             batch: SendBatch::default(),
@@ -86,18 +93,35 @@ impl Worker {
         }
     }
 
+    /// Looks for packets for so long after the last ones before it goes to sleep (`media.spin_us`).
+    pub fn with_spin(mut self, spin: Micros) -> Self {
+        self.spin = spin;
+        self
+    }
+
     /// Turns until `stop` is set (wake the worker after setting it).
     pub fn run(&mut self, stop: &AtomicBool) {
         let mut now = self.io.now();
+        let mut last_work = now;
         while !stop.load(Ordering::Relaxed) {
             let next = self.media.next_due(self.hold.bound()).map_or(self.next_tick, |due| due.min(self.next_tick));
             let mut wait = Micros(next.since(now));
-            self.io.prepare_sleep();
-            if !self.mail.is_empty() || stop.load(Ordering::Relaxed) {
+            let spinning = now.since(last_work) < self.spin.0;
+            if spinning {
                 wait = Micros::ZERO;
+            } else {
+                self.io.prepare_sleep();
+                if !self.mail.is_empty() || stop.load(Ordering::Relaxed) {
+                    wait = Micros::ZERO;
+                }
             }
             self.io.receive(&mut self.received, Duration::from_micros(wait.0), &self.metrics);
-            now = self.io.now();
+            let before = std::mem::replace(&mut now, self.io.now());
+            if !self.received.is_empty() || !self.mail.is_empty() {
+                last_work = now;
+            } else if spinning {
+                self.load.spun(Micros(now.since(before)));
+            }
             self.turn(now);
         }
     }
@@ -286,8 +310,9 @@ impl Worker {
 
     /// What timers ask: publishers are served at every tick, each session once a second.
     fn tick(&mut self, now: Micros) {
-        if self.hold.due(now) {
-            self.hold.adapt(self.io.cpu_time(), now);
+        if self.load.due(now) {
+            let percent = self.load.measure(self.io.cpu_time(), now, &self.metrics);
+            self.hold.adapt(percent);
         }
         for index in 0..self.publishers.len() {
             if !self.batch.has_room() {

@@ -28,6 +28,36 @@ fn everything_arrives_over_a_clean_network() {
     });
 }
 
+/// A worker that is too busy for more makes the server refuse sessions; those there are go on, and later ones are taken again.
+#[test]
+fn a_busy_server_refuses_more_and_keeps_those_it_has() {
+    for_seeds(&[5], |seed| {
+        let mut world = World::new(seed, 2);
+        watching(&mut world, |world| {
+            world.publish("room", Link::clean());
+            let viewer = world.watch("room", Link::clean());
+            assert!(world.connect(3));
+            assert!(world.server.ready());
+            world.server.busy = 97;
+            world.run_seconds(3);
+            let refusal = world.refused("room").expect("refused");
+            assert_eq!((refusal.status(), refusal.retry_after_secs()), (503, Some(10)));
+            assert!(refusal.to_string().contains("limits.load"), "{refusal}");
+            assert!(!world.server.ready(), "a load balancer is told");
+            let before = world.viewer(viewer).frames;
+            world.run_seconds(2);
+            assert!(world.viewer(viewer).frames >= before + 55, "who is there goes on watching");
+            world.server.busy = 60;
+            world.run_seconds(3);
+            let late = world.watch("room", Link::clean());
+            world.run_seconds(2);
+            world.assert_no_violations();
+            assert!(world.server.ready() && world.viewer(late).frames > 30);
+            assert_eq!(world.viewer(viewer).lost, 0);
+        });
+    });
+}
+
 /// One publisher and one viewer, both with lossy links in both directions.
 fn under_loss(seed: u64, loss: f64, delivered_min: f64) {
     let mut world = World::new(seed, 1 + (seed % 2) as usize);

@@ -24,6 +24,11 @@ pub fn render(workers: &[Table], gauges: &Gauges, started: SystemTime) -> String
     let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("DISTRIBUTARY_COMMIT"));
     text.sample("distributary_build_info", &[("version", version), ("commit", commit)], 1.0);
     director(&mut text, gauges);
+    let name = "distributary_worker_busy_ratio";
+    text.family(name, "gauge", "Share of its core that a worker uses, averaged over about a second.");
+    for (label, worker) in workers {
+        text.sample(name, &[("worker", label)], worker.busy() as f64 / 1000.0);
+    }
     for &counter in Counter::ALL {
         counter_of_workers(&mut text, counter, workers);
     }
@@ -132,6 +137,7 @@ mod tests {
         workers[1].1.add(Counter::Turns, 25);
         workers[1].1.count_drop(DropReason::SrtpReplay);
         let gauges = Gauges::default();
+        workers[1].1.set_busy(250);
         gauges.viewers.store(7, Ordering::Relaxed);
         render(&workers, &gauges, SystemTime::now())
     }
@@ -141,6 +147,7 @@ mod tests {
         let text = sample();
         assert!(text.contains("\ndistributary_turns_total{worker=\"1\"} 25\n"), "{text}");
         assert!(text.contains("\ndistributary_dropped_packets_total{worker=\"1\",reason=\"srtp_replay\"} 1\n"));
+        assert!(text.contains("\ndistributary_worker_busy_ratio{worker=\"1\"} 0.25\n"), "{text}");
         assert!(text.contains("\ndistributary_sessions{purpose=\"watch\"} 7\n"));
         assert!(text.contains("\nprocess_cpu_seconds_total "));
         for reason in DropReason::ALL {

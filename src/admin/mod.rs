@@ -53,7 +53,9 @@ pub fn routes(views: Arc<Views>) -> Router {
 async fn ready(State(views): State<Arc<Views>>) -> Response {
     match views.handle.ready() {
         true => "ready\n".into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n").into_response(),
+        false => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting, shutting down, or at its limit (limits.load)\n").into_response()
+        }
     }
 }
 

@@ -107,6 +107,8 @@ options! {
         "Whether the packets of a video frame wait for each other, so that they leave as one train. off: never. frame: always, which carries the most viewers. adaptive: the busier a worker is.";
     media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",
         "Milliseconds that a packet waits for the rest of its frame at most.";
+    media_spin_us: u16 = 0, "media.spin_us", Some("spin-us"), (0, 50_000), "0",
+        "Microseconds that a worker goes on looking for packets before it sleeps. It saves the time to wake up, and takes a core whole while there is traffic: for workers with cores of their own. Not counted as load.";
     media_external_ips: Vec<IpAddr> = Vec::new(), "media.external_ips", Some("external-ip"), ANY, "[\"203.0.113.7\"]",
         "Public addresses in front of a NAT that forwards the media port here. If set, local addresses are offered only if they are in media.addresses.";
     media_addresses: Vec<IpAddr> = Vec::new(), "media.addresses", Some("address"), ANY, "[\"192.0.2.10\"]",
@@ -118,6 +120,8 @@ options! {
     limits_room_sessions: usize = limits::ROOM_SESSIONS_MAX, "limits.room_sessions", Some("room-sessions-max"),
         (1, limits::SESSIONS_MAX as i64), "100",
         "Sessions of one room; further joins get 503.";
+    limits_load: u16 = 90, "limits.load", Some("load-max"), (1, 100), "90",
+        "Percentage of a core: while a worker is busier than that, averaged over a second, further joins get 503, and those who are there keep their latency. 100: never.";
     ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,
         "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
         "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";

@@ -105,6 +105,11 @@ pub enum Refusal {
     ServerFull {
         sessions_max: usize,
     },
+    /// A worker has no time left for more, in percent of its core.
+    Overloaded {
+        busy: u64,
+        load_max: u64,
+    },
     UnknownSession,
     /// The tag sent is not the session's current one.
     StaleTag {
@@ -125,7 +130,11 @@ impl Refusal {
             Refusal::PublisherExists { .. } => 409,
             Refusal::UnknownSession => 404,
             Refusal::StaleTag { .. } => 412,
-            Refusal::RoomFull { .. } | Refusal::ServerFull { .. } | Refusal::Draining | Refusal::Busy => 503,
+            Refusal::RoomFull { .. }
+            | Refusal::ServerFull { .. }
+            | Refusal::Overloaded { .. }
+            | Refusal::Draining
+            | Refusal::Busy => 503,
         }
     }
 
@@ -133,7 +142,7 @@ impl Refusal {
     pub fn retry_after_secs(&self) -> Option<u32> {
         match self {
             Refusal::RoomFull { .. } | Refusal::ServerFull { .. } => Some(30),
-            Refusal::Draining => Some(10),
+            Refusal::Draining | Refusal::Overloaded { .. } => Some(10),
             Refusal::Busy => Some(2),
             _ => None,
         }
@@ -156,6 +165,13 @@ impl fmt::Display for Refusal {
             }
             Refusal::ServerFull { sessions_max } => {
                 write!(f, "The server is full: it has all of its {sessions_max} sessions (limits.sessions). Try again later.")
+            }
+            Refusal::Overloaded { busy, load_max } => {
+                write!(
+                    f,
+                    "The server is at its limit: a worker is {busy} % busy, and from {load_max} % on (limits.load) no session is \
+                     taken, so that those there are keep their latency. Try again later."
+                )
             }
             Refusal::UnknownSession => {
                 f.write_str("No such session. It has ended, or the URL is not the one the server gave in Location.")

@@ -22,6 +22,7 @@ use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport, Purpose};
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
+use crate::metrics::WorkerMetrics;
 use crate::peer::Peer;
 use crate::peer::send::CNAME;
 use crate::rtp::config::Direction;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub candidates: Vec<SocketAddr>,
     pub sessions_max: usize,
     pub room_sessions_max: usize,
+    /// Percentage of a core from which on a worker counts as full. 100: never.
+    pub load_max: u64,
     pub codecs: CodecPolicy,
 }
 
@@ -53,6 +56,8 @@ pub struct Links {
     pub wake_handshakes: Arc<dyn Fn() + Send + Sync>,
     pub commands: Vec<Outbox<Command>>,
     pub events: Vec<Consumer<Event>>,
+    /// The workers' tables, for their load.
+    pub tables: Vec<Arc<WorkerMetrics>>,
 }
 
 /// Random 64 bits, cryptographically strong in the server, seeded in the simulator.
@@ -113,6 +118,7 @@ pub struct Director {
     wake_handshakes: Arc<dyn Fn() + Send + Sync>,
     workers: Vec<Office>,
     events: Vec<Consumer<Event>>,
+    tables: Vec<Arc<WorkerMetrics>>,
     gauges: Arc<Gauges>,
     sessions: HashMap<u32, Session>,
     by_secret: HashMap<String, u32>,
@@ -139,6 +145,7 @@ impl Director {
             wake_handshakes: links.wake_handshakes,
             workers: links.commands.into_iter().map(Office::new).collect(),
             events: links.events,
+            tables: links.tables,
             gauges,
             sessions: HashMap::new(),
             by_secret: HashMap::new(),
@@ -287,6 +294,10 @@ impl Director {
         if self.draining {
             return Err(Refusal::Draining);
         }
+        let busy = self.busiest();
+        if self.settings.load_max < 100 && busy >= self.settings.load_max {
+            return Err(Refusal::Overloaded { busy, load_max: self.settings.load_max });
+        }
         let room = self.rooms.get(&join.room);
         if join.purpose == Purpose::Publish && room.is_some_and(|room| room.publisher.is_some()) {
             return Err(Refusal::PublisherExists { room: join.room.clone() });
@@ -295,6 +306,12 @@ impl Director {
             return Err(Refusal::RoomFull { room: join.room.clone(), sessions_max: self.settings.room_sessions_max });
         }
         Ok(())
+    }
+
+    /// Load of the busiest worker, in percent of its core. A new session comes to whichever worker the flow hash gives it to, so
+    /// it is the busiest that decides whether somebody would be slowed down.
+    fn busiest(&self) -> u64 {
+        self.tables.iter().map(|table| table.busy()).max().unwrap_or(0) / 10
     }
 
     /// A fragment of SDP: candidates, which an ICE-lite server does not need, or new credentials, which restart ICE

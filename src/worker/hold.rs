@@ -8,8 +8,6 @@
 use crate::config::HoldChoice;
 use crate::units::Micros;
 
-/// Between two looks at the worker's CPU time.
-const INTERVAL: Micros = Micros::from_millis(100);
 /// Percentages of a core between which the wait grows from nothing to the bound.
 const BUSY: std::ops::Range<u64> = 50..80;
 
@@ -19,15 +17,12 @@ pub struct Hold {
     choice: HoldChoice,
     max: Micros,
     bound: Micros,
-    /// When the CPU time was read last, and what it was.
-    looked: Micros,
-    cpu: Micros,
 }
 
 impl Hold {
     pub fn new(choice: HoldChoice, max: Micros) -> Self {
         let bound = if choice == HoldChoice::Frame { max } else { Micros::ZERO };
-        Hold { choice, max, bound, looked: Micros::ZERO, cpu: Micros::ZERO }
+        Hold { choice, max, bound }
     }
 
     /// The longest that a packet waits now.
@@ -35,15 +30,11 @@ impl Hold {
         self.bound
     }
 
-    /// Whether it is time to look at the CPU time again: a clock is read for it, so not in every turn.
-    pub fn due(&self, now: Micros) -> bool {
-        self.choice == HoldChoice::Adaptive && now.since(self.looked) >= INTERVAL.0
-    }
-
-    /// Follows the load: `cpu` is the CPU time that the worker has used in all.
-    pub fn adapt(&mut self, cpu: Micros, now: Micros) {
-        let percent = 100 * cpu.since(self.cpu) / now.since(self.looked).max(1);
-        (self.looked, self.cpu) = (now, cpu);
+    /// Follows the load: percentages of a core, one after each interval of [`super::load`].
+    pub fn adapt(&mut self, percent: u64) {
+        if self.choice != HoldChoice::Adaptive {
+            return;
+        }
         let above = percent.clamp(BUSY.start, BUSY.end) - BUSY.start;
         let wanted = self.max.0 * above / (BUSY.end - BUSY.start);
         // Half way at a time: the saving lowers the load that caused it.
@@ -61,12 +52,8 @@ mod tests {
     /// Where the bound settles at a constant load.
     fn settled(choice: HoldChoice, percent: u64) -> u64 {
         let mut hold = Hold::new(choice, Micros::from_millis(15));
-        let (mut now, mut cpu) = (Micros::ZERO, Micros::ZERO);
         for _ in 0..50 {
-            (now, cpu) = (now + INTERVAL, cpu + Micros(INTERVAL.0 * percent / 100));
-            if hold.due(now) {
-                hold.adapt(cpu, now);
-            }
+            hold.adapt(percent);
         }
         hold.bound().0
     }

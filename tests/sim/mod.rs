@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use distributary::signal::api::{Patched, Purpose, SessionPath};
+use distributary::signal::api::{Patched, Purpose, Refusal, SessionPath};
 
 use client::{Client, Part, Publisher, Viewer};
 use network::{Link, Network};
@@ -101,6 +101,14 @@ impl World {
         self.by_address.insert(address, self.clients.len());
         self.clients.push(client);
         self.clients.len() - 1
+    }
+
+    /// What a viewer who wants to join is told if it is not taken. One that is taken is left alone.
+    pub fn refused(&mut self, room: &str) -> Option<Refusal> {
+        let address = self.new_address();
+        let part = Part::Viewer(Viewer::default());
+        let (client, offer) = Client::new(part, address, self.server.address, Link::clean(), self.base, self.now);
+        self.server.join(room, client.purpose(), offer).err()
     }
 
     /// A client ends its session and is gone.

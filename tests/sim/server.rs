@@ -41,6 +41,9 @@ pub struct Server {
     /// Microseconds by which the server's clock has jumped ahead of everybody else's.
     pub skew: u64,
     now: Micros,
+    /// Percentage of their cores that the workers use.
+    pub busy: u64,
+    cpu_time: Micros,
     /// Called with true before and false after each step of a worker.
     pub watch: fn(bool),
     runtime: tokio::runtime::Runtime,
@@ -64,6 +67,7 @@ impl Server {
             candidates: vec![address],
             sessions_max,
             room_sessions_max: sessions_max,
+            load_max: 90,
             codecs: CodecPolicy::new([Codec::Opus, Codec::Vp8]),
         };
         let links = director::Links {
@@ -73,6 +77,7 @@ impl Server {
             wake_handshakes: Arc::new(|| {}),
             commands: offices.director,
             events: offices.events,
+            tables: metrics[..workers].to_vec(),
         };
         // Whatever is held, every scenario must hold.
         let choice = [HoldChoice::Off, HoldChoice::Adaptive, HoldChoice::Frame][random.below(3)];
@@ -89,8 +94,24 @@ impl Server {
             .collect();
         let handle = Handle::new(request_sender, std::thread::current(), gauges.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let (skew, now) = (0, Micros::ZERO);
-        Server { address, workers, metrics, director, gauges, handshakes, handle, skew, now, watch: |_| {}, runtime }
+        let (skew, now, cpu_time) = (0, Micros::ZERO, Micros::ZERO);
+        // As busy as can be without being refused sessions: an adaptive worker holds.
+        let busy = 88;
+        Server {
+            address,
+            workers,
+            metrics,
+            director,
+            gauges,
+            handshakes,
+            handle,
+            skew,
+            now,
+            busy,
+            cpu_time,
+            watch: |_| {},
+            runtime,
+        }
     }
 
     /// The worker that the kernel would give the datagrams of a source to.
@@ -115,7 +136,8 @@ impl Server {
 
     /// Everybody's turn. `sent` gets each datagram with its destination.
     pub fn turn(&mut self, now: u64, mut sent: impl FnMut(SocketAddr, &[u8])) {
-        self.now = Micros(now + self.skew);
+        let before = std::mem::replace(&mut self.now, Micros(now + self.skew));
+        self.cpu_time = self.cpu_time + Micros(self.now.since(before) * self.busy / 100);
         for index in 0..self.workers.len() {
             loop {
                 self.step(index, &mut sent);
@@ -129,10 +151,9 @@ impl Server {
     }
 
     fn step(&mut self, index: usize, sent: &mut impl FnMut(SocketAddr, &[u8])) {
-        let (now, watch) = (self.now, self.watch);
+        let (now, cpu_time, watch) = (self.now, self.cpu_time, self.watch);
         let fake = self.fake(index);
-        // As busy as can be: an adaptive worker holds.
-        (fake.now, fake.cpu_time) = (now, now);
+        (fake.now, fake.cpu_time) = (now, cpu_time);
         watch(true);
         self.workers[index].step();
         watch(false);
@@ -180,6 +201,11 @@ impl Server {
     pub fn rooms(&mut self) -> Vec<RoomView> {
         let handle = self.handle.clone();
         self.ask(async move { handle.rooms().await }).expect("the director answers")
+    }
+
+    /// What `/readyz` says.
+    pub fn ready(&self) -> bool {
+        self.handle.ready()
     }
 
     /// A counter, over all workers.

@@ -59,6 +59,7 @@ fn joined(join: &Join) -> Result<Joined, Refusal> {
         "taken" => Err(Refusal::PublisherExists { room }),
         "full" => Err(Refusal::RoomFull { room, sessions_max: 2 }),
         "server-full" => Err(Refusal::ServerFull { sessions_max: 2 }),
+        "busy" => Err(Refusal::Overloaded { busy: 93, load_max: 90 }),
         "draining" => Err(Refusal::Draining),
         _ => Ok(Joined { session: "S-e_1".into(), etag: "gen1".into(), answer: "v=0\r\nanswer\r\n".into() }),
     }
@@ -157,6 +158,7 @@ async fn what_the_director_refuses_has_its_status() {
         ("taken", 409, "", "already has a publisher"),
         ("full", 503, "30", "Room \"full\" is full"),
         ("server-full", 503, "30", "server is full"),
+        ("busy", 503, "10", "a worker is 93 % busy"),
         ("draining", 503, "10", "shutting down"),
     ] {
         let answer = post(&router, &format!("/whip/{room}"), OFFER).await;
