@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::http::Url;
 
-/// Loads a WHIP and WHEP server with one publisher and many viewers, and measures it.
+/// Loads a WHIP and WHEP server with publishers and many viewers, and measures it.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, arg_required_else_help = true)]
 struct Cli {
@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// One publisher, N viewers, S seconds. Prints one line of JSON; progress goes to stderr.
+    /// One publisher for each room, N viewers, S seconds. Prints one line of JSON; progress goes to stderr.
     Run(Options),
 }
 
@@ -97,6 +97,9 @@ pub struct Options {
     /// Room to publish to and to watch
     #[arg(long, default_value = "load")]
     pub room: String,
+    /// Rooms, each with a publisher; --room is the beginning of their names. The viewers are spread over them
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rooms: u32,
     /// Viewers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub viewers: u32,
@@ -152,6 +155,16 @@ pub struct Options {
     /// Receive each datagram for itself, without UDP_GRO
     #[arg(long)]
     pub no_gro: bool,
+    /// Start the server in a network namespace, and let a device count and free what viewers outside the sample are sent, as a
+    /// network card would: no receiver is billed to the server. Takes root, iproute2 and the kernel's ifb
+    #[arg(long, requires = "server_binary")]
+    pub sink: bool,
+    /// Viewers that join during the measurement; the others' losses are reported, and how long these take
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub storm: u32,
+    /// How many of them ask to join in a second, whether or not the server keeps up. 0: all at once
+    #[arg(long, default_value_t = 0)]
+    pub storm_rate: u32,
     /// Never sleep while receiving: the server is not billed for waking the generator
     #[arg(long)]
     pub spin: bool,
@@ -181,6 +194,15 @@ fn check(options: &Options) -> Result<(), String> {
         && (options.io != IoBackend::Auto || options.workers != 1 || !options.server_cores.is_empty())
     {
         return Err("--io, --workers and --server-cores are for a server started with --server-binary".into());
+    }
+    if options.rooms > 1 && options.whip_url.is_some() {
+        return Err("--rooms is for servers with /whip/ROOM and /whep/ROOM, not for --whip-url".into());
+    }
+    if options.rooms > options.viewers {
+        return Err(format!("--rooms {} is more than the {} viewers", options.rooms, options.viewers));
+    }
+    if options.sink && options.storm > 0 {
+        return Err("--storm and --sink do not go together: who joins late would get nothing".into());
     }
     if options.room.is_empty() || options.room.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
         return Err(format!("--room {:?} may have letters, digits, '-', '_' and '.'", options.room));

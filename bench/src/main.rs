@@ -15,6 +15,7 @@
 mod cli;
 mod histogram;
 mod http;
+mod join;
 mod media;
 mod process;
 mod publisher;
@@ -22,6 +23,8 @@ mod receiver;
 mod report;
 mod run;
 mod sdp;
+mod sink;
+mod storm;
 mod sys;
 mod tally;
 mod transport;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::Options;
 use crate::http::Url;
+use crate::sink::Sink;
 use crate::sys;
 
 const START_TIME_MAX: Duration = Duration::from_secs(20);
@@ -27,11 +28,26 @@ pub struct Server {
 
 impl Server {
     /// Starts `distributary serve --dev` on ports that the kernel chooses, its threads on `cores`.
-    pub fn start(options: &Options, binary: &Path, cores: &[usize]) -> Result<Server, String> {
+    pub fn start(options: &Options, binary: &Path, cores: &[usize], sink: Option<&Sink>) -> Result<Server, String> {
         let list: Vec<String> = (0..options.workers as usize).map(|worker| cores[worker % cores.len()].to_string()).collect();
-        let mut command = Command::new(binary);
+        let mut command = match sink {
+            Some(sink) => {
+                let [program, arguments @ ..] = sink.enter();
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        // What is beyond the server's own limit is of interest too.
+        if std::env::var_os("DISTRIBUTARY_LIMITS_LOAD").is_none() {
+            command.env("DISTRIBUTARY_LIMITS_LOAD", "100");
+        }
         command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--log-level", "warn"]);
         command.args(["--workers", &options.workers.to_string(), "--io", options.io.name()]);
+        if let Some(sink) = sink {
+            command.args(["--bind", &sink.server().to_string()]);
+        }
         // Workers may share cores only by not being pinned one by one.
         if options.workers as usize <= cores.len() {
             list.iter().for_each(|core| _ = command.args(["--cores", core]));
@@ -201,8 +217,8 @@ pub fn resident_kib(pid: u32) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
 }
 
-/// Datagrams that found a buffer of this machine's UDP sockets on `port` full.
-pub fn socket_drops(port: u16) -> u64 {
+/// Datagrams that found a buffer of the UDP sockets on `port` full, in the network namespace of a process.
+pub fn socket_drops(pid: u32, port: u16) -> u64 {
     let wanted = format!(":{port:04X}");
     let sum = |file: &str| -> u64 {
         let table = fs::read_to_string(file).unwrap_or_default();
@@ -210,7 +226,7 @@ pub fn socket_drops(port: u16) -> u64 {
         let drops = |line: &str| line.split_whitespace().last().and_then(|drops| drops.parse::<u64>().ok());
         table.lines().skip(1).filter(local).filter_map(drops).sum()
     };
-    sum("/proc/net/udp") + sum("/proc/net/udp6")
+    sum(&format!("/proc/{pid}/net/udp")) + sum(&format!("/proc/{pid}/net/udp6"))
 }
 
 #[cfg(test)]

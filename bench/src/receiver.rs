@@ -25,7 +25,7 @@ const PLAIN_BATCH: (usize, usize) = (32, 2048);
 enum Command {
     Add(Box<Viewer>, UdpSocket),
     Restart(Outbox<()>),
-    Finish { began: [u64; 2], ended: [u64; 2], reply: Outbox<Finished> },
+    Finish { began: Vec<[u64; 2]>, ended: Vec<[u64; 2]>, reply: Outbox<Finished> },
     Quit,
 }
 
@@ -66,10 +66,12 @@ pub struct ReceiverThread {
 pub struct Mode {
     pub gro: bool,
     pub spin: bool,
+    /// While measuring, viewers outside the sample get nothing.
+    pub sink: bool,
 }
 
 impl ReceiverThread {
-    pub fn start(index: u32, mode: Mode) -> std::io::Result<ReceiverThread> {
+    pub fn start(name: &str, mode: Mode) -> std::io::Result<ReceiverThread> {
         let wake = sys::event_counter()?;
         let epoll = Epoll::new(EVENTS)?;
         epoll.add(&wake, WAKE)?;
@@ -88,7 +90,7 @@ impl ReceiverThread {
             drops_before: 0,
             clock_offset: sys::realtime_offset_ns(),
         };
-        let thread = std::thread::Builder::new().name(format!("lg-recv{index}")).spawn(move || worker.run())?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?;
         Ok(ReceiverThread { commands, wake, progress, thread: Some(thread) })
     }
 
@@ -104,9 +106,10 @@ impl ReceiverThread {
         let _ = answer.recv();
     }
 
-    pub fn finish(&self, began: [u64; 2], ended: [u64; 2]) -> Result<Finished, String> {
+    /// `began` and `ended`: of each room's publisher, the numbers of the next packets when the measurement began, and now.
+    pub fn finish(&self, began: &[[u64; 2]], ended: &[[u64; 2]]) -> Result<Finished, String> {
         let (reply, answer) = mpsc::channel();
-        self.tell(Command::Finish { began, ended, reply });
+        self.tell(Command::Finish { began: began.to_vec(), ended: ended.to_vec(), reply });
         answer.recv().map_err(|_| "a receiving thread has died".to_owned())
     }
 
@@ -189,11 +192,15 @@ impl Worker {
                 Command::Restart(reply) => {
                     self.drops_before = self.drops();
                     self.viewers.iter_mut().for_each(|place| place.viewer.restart());
+                    if self.mode.sink {
+                        let others = self.viewers.iter_mut().filter(|place| !place.viewer.in_sample);
+                        others.for_each(|place| place.viewer.transport.expect_no_answers());
+                    }
                     self.measuring = true;
                     let _ = reply.send(());
                 }
                 Command::Finish { began, ended, reply } => {
-                    let _ = reply.send(self.finish(began, ended));
+                    let _ = reply.send(self.finish(&began, &ended));
                 }
                 Command::Quit => return false,
             }
@@ -279,10 +286,12 @@ impl Worker {
         self.viewers.iter().map(|place| sys::drops(&place.socket)).sum()
     }
 
-    fn finish(&mut self, began: [u64; 2], ended: [u64; 2]) -> Finished {
+    fn finish(&mut self, began: &[[u64; 2]], ended: &[[u64; 2]]) -> Finished {
         let mut counts = Counts::default();
         for place in &mut self.viewers {
-            counts.add(&place.viewer.finish(began, ended));
+            if place.viewer.in_sample || !self.mode.sink {
+                counts.add(&place.viewer.finish(began[place.viewer.room], ended[place.viewer.room]));
+            }
         }
         Finished {
             counts,

@@ -8,6 +8,7 @@ use crate::process::CpuUse;
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub viewers: u32,
+    pub rooms: u32,
     pub seconds: u32,
     pub workers: Option<u32>,
     pub io: Option<String>,
@@ -36,7 +37,7 @@ pub struct Report {
     pub packets_intact: u64,
     pub packets_damaged: u64,
     pub viewers_sampled: u64,
-    /// Server's CPU time for each packet that a viewer received: all threads, and the workers alone.
+    /// Server's CPU time for each packet that a viewer received, or with a sink that was forwarded: all threads, and the workers alone.
     pub cpu_us_per_forwarded_packet: Option<f64>,
     pub worker_cpu_us_per_forwarded_packet: Option<f64>,
     pub cpu_system_share: Option<f64>,
@@ -54,16 +55,49 @@ pub struct Report {
     pub latency_read_us: Latency,
     pub idle_rss_kib: Option<u64>,
     pub rss_kib: Option<u64>,
+    /// Above the idle server, and above the one with its publishers.
     pub rss_kib_per_viewer: Option<f64>,
+    pub rss_kib_per_viewer_beyond_publisher: Option<f64>,
     /// From the first POST to the last viewer's first packet.
     pub joins_per_second: f64,
     pub join_to_first_packet_ms: Spread,
     pub join_to_answer_ms: Spread,
     /// Viewers whose first video packet did not begin a key frame.
     pub began_without_key_frame: u64,
+    pub storm: Option<StormReport>,
+    pub sink: Option<SinkReport>,
     pub machine: MachineReport,
     pub publisher: PublisherReport,
     pub generator: GeneratorReport,
+}
+
+/// Viewers who joined during the measurement.
+#[derive(Debug, Serialize)]
+pub struct StormReport {
+    pub viewers: u32,
+    /// How many asked in a second; 0: all at once.
+    pub rate: u32,
+    /// From the first one's request to the last one's first packet.
+    pub seconds: f64,
+    pub to_answer_ms: Spread,
+    pub to_connected_ms: Spread,
+    pub to_first_packet_ms: Spread,
+    /// What the generator's side of the handshakes took.
+    pub generator_cores: f64,
+    pub generator_limited: bool,
+}
+
+/// With a sink: what the server says it forwarded, and what the device freed.
+#[derive(Debug, Serialize)]
+pub struct SinkReport {
+    pub forwarded: u64,
+    /// Of the publishers' packets times viewers.
+    pub forwarded_of_expected: f64,
+    /// Datagrams that the kernel refused.
+    pub refused: u64,
+    /// The device's count, a train as one; and the server's, those to the sample and its answers among them.
+    pub sends_freed: u64,
+    pub sends: u64,
 }
 
 /// Whether the machine was quiet. Latencies mean little if it was not.

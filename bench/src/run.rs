@@ -1,28 +1,28 @@
 //! One run: start, join, settle, measure, report.
 
-use std::net::UdpSocket;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use distributary::secure::dtls::Identity;
 
 use crate::cli::{Audio, Options};
 use crate::http::{Client, Url};
+use crate::join::{self, Plan, wait_for};
 use crate::process::{self, CpuTime, Machine, Server};
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, State};
 use crate::receiver::{Finished, Mode, ReceiverThread};
-use crate::report::{self, GeneratorReport, Latency, MachineReport, PublisherReport, Report, Spread};
+use crate::report::{self, GeneratorReport, Latency, MachineReport, PublisherReport, Report, SinkReport, Spread, StormReport};
 use crate::sdp::Answer;
-use crate::sys;
-use crate::transport::{self, Transport};
-use crate::viewer::{Counts, Milestones, Viewer};
+use crate::sink::Sink;
+use crate::viewer::{Counts, Milestones};
+use crate::{storm, sys, transport};
 
 /// When nothing has come for so long, all has come; and how long an overloaded server may take to get there.
 const DRAIN_QUIET: Duration = Duration::from_millis(300);
 const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long after the measurement began a storm begins.
+const STORM_AFTER: Duration = Duration::from_millis(500);
 const PUBLISHER_TIME_MAX: Duration = Duration::from_secs(20);
-const VIEWER_RECEIVE_BUFFER: usize = 2 << 20;
 /// A receiving thread above this part of a core may have been what limited.
 const LOAD_MAX: f64 = 0.9;
 /// The publisher's packets should leave when they are due.
@@ -30,37 +30,64 @@ const LATE_MAX: u64 = 10_000_000;
 
 /// Where to publish, where to watch, and whom to watch.
 struct Target {
-    whip: Url,
-    whep: Url,
+    /// Of each room.
+    whip: Vec<Url>,
+    whep: Vec<Url>,
     /// The server's root, where it has other things to ask for.
     root: Option<Url>,
     pid: Option<u32>,
     server: Option<Server>,
+    // After the server, which lives in it.
+    sink: Option<Sink>,
 }
 
 pub fn run(options: &Options) -> Result<String, String> {
     let (server_cores, own_cores) = divide_cores(options);
     let mut target = target(options, &server_cores)?;
     sys::pin(&own_cores).map_err(|error| format!("cannot run on cores {own_cores:?}: {error}"))?;
-    eprintln!("loadgen: server {} on cores {server_cores:?}, generator on {own_cores:?}", target.whip);
+    eprintln!("loadgen: server {} on cores {server_cores:?}, generator on {own_cores:?}", target.whip[0]);
     std::thread::sleep(Duration::from_millis(500));
     let idle_rss_kib = target.pid.and_then(process::resident_kib);
 
     let identity = Identity::generate().map_err(|error| error.to_string())?;
-    let publisher = Publisher::start(options, &target.whip, &identity)?;
-    wait_for(PUBLISHER_TIME_MAX, || publisher.state.connected.load(Relaxed), || publisher_failure(&publisher))?;
-    eprintln!("loadgen: publishing {} kb/s", options.bitrate / 1000);
+    let publishers: Result<Vec<_>, _> = target.whip.iter().map(|whip| Publisher::start(options, whip, &identity)).collect();
+    let publishers = publishers?;
+    let connected = || publishers.iter().all(|publisher| publisher.state.connected.load(Relaxed));
+    wait_for(PUBLISHER_TIME_MAX, connected, || publisher_failure(&publishers))?;
+    eprintln!("loadgen: publishing {} kb/s{}", options.bitrate / 1000, if options.rooms > 1 { " in each room" } else { "" });
+    let published_rss_kib = target.pid.and_then(process::resident_kib);
 
-    let mode = Mode { gro: !options.no_gro, spin: options.spin };
-    let threads: Result<Vec<_>, _> = (0..options.receivers).map(|index| ReceiverThread::start(index, mode)).collect();
+    let mode = Mode { gro: !options.no_gro, spin: options.spin, sink: options.sink };
+    let threads: Result<Vec<_>, _> =
+        (0..options.receivers).map(|index| ReceiverThread::start(&format!("lg-recv{index}"), mode)).collect();
     let threads = threads.map_err(|error| format!("receiving thread: {error}"))?;
-    let sessions = join_all(options, &target.whep, &identity, &threads)?;
+    let plan = Plan {
+        options,
+        whep: &target.whep,
+        identity: &identity,
+        threads: &threads,
+        sink: target.sink.as_ref(),
+        viewers: options.viewers,
+        concurrency: options.join_concurrency,
+        rate: 0,
+    };
+    let mut sessions = join::join_all(&plan)?;
+    eprintln!("loadgen: {} viewers watch", options.viewers);
+    if let Some(sink) = &target.sink {
+        sink.open()?;
+    }
     std::thread::sleep(Duration::from_secs(options.settle.into()));
 
     eprintln!("loadgen: measuring for {} s", options.seconds);
-    let measured = measure(options, &mut target, &publisher, &threads)?;
-    let report = make_report(options, &target, &publisher, idle_rss_kib, measured);
-    leave(options, publisher, sessions);
+    let (mut measured, more) = measure(options, &mut target, &identity, &publishers, &threads)?;
+    measured.idle_rss_kib = idle_rss_kib;
+    measured.published_rss_kib = published_rss_kib;
+    sessions.extend(more);
+    let report = make_report(options, &target, &publishers, measured);
+    if target.sink.is_none() {
+        leave(options, &publishers, sessions);
+    }
+    publishers.into_iter().for_each(Publisher::stop);
     serde_json::to_string(&report).map_err(|error| error.to_string())
 }
 
@@ -82,131 +109,34 @@ fn divide_cores(options: &Options) -> (Vec<usize>, Vec<usize>) {
 }
 
 fn target(options: &Options, cores: &[usize]) -> Result<Target, String> {
-    let below = |root: &Url, kind: &str| root.below(&format!("/{kind}/{}", options.room));
+    let below = |root: &Url, kind: &str| -> Vec<Url> {
+        let name = |room: u32| if options.rooms == 1 { options.room.clone() } else { format!("{}-{room}", options.room) };
+        (0..options.rooms).map(|room| root.below(&format!("/{kind}/{}", name(room)))).collect()
+    };
     if let Some(binary) = &options.server_binary {
-        let server = Server::start(options, binary, cores)?;
+        let sink = options.sink.then(Sink::new).transpose()?;
+        let server = Server::start(options, binary, cores, sink.as_ref())?;
         let root = server.url.clone();
         let pid = Some(server.pid());
-        return Ok(Target { whip: below(&root, "whip"), whep: below(&root, "whep"), root: Some(root), pid, server: Some(server) });
+        let (whip, whep) = (below(&root, "whip"), below(&root, "whep"));
+        return Ok(Target { whip, whep, root: Some(root), pid, server: Some(server), sink });
     }
     let pick = |given: &Option<Url>, kind: &str| {
-        given.clone().or_else(|| options.url.as_ref().map(|root| below(root, kind))).ok_or("no URL of the server")
+        given
+            .clone()
+            .map(|url| vec![url])
+            .or_else(|| options.url.as_ref().map(|root| below(root, kind)))
+            .ok_or("no URL of the server")
     };
     let (whip, whep) = (pick(&options.whip_url, "whip")?, pick(&options.whep_url, "whep")?);
-    Ok(Target { whip, whep, root: options.url.clone(), pid: options.server_pid, server: None })
+    Ok(Target { whip, whep, root: options.url.clone(), pid: options.server_pid, server: None, sink: None })
 }
 
-fn wait_for(limit: Duration, done: impl Fn() -> bool, failure: impl Fn() -> Option<String>) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
-    while !done() {
-        if let Some(why) = failure() {
-            return Err(why);
-        }
-        if Instant::now() > deadline {
-            return Err(format!("not connected after {} s", limit.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
-}
-
-fn publisher_failure(publisher: &Publisher) -> Option<String> {
-    let failure = publisher.state.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    failure.as_ref().map(|why| format!("the publisher failed: {why}"))
-}
-
-/// What joiners share.
-struct Joining<'a> {
-    options: &'a Options,
-    whep: &'a Url,
-    identity: &'a Identity,
-    threads: &'a [ReceiverThread],
-    next: AtomicU32,
-    stop: AtomicBool,
-    sessions: Mutex<Vec<Url>>,
-    failure: Mutex<Option<String>>,
-}
-
-/// All viewers join; returns when each has had its first packet.
-fn join_all(options: &Options, whep: &Url, identity: &Identity, threads: &[ReceiverThread]) -> Result<Vec<Url>, String> {
-    let joining = Joining {
-        options,
-        whep,
-        identity,
-        threads,
-        next: AtomicU32::new(0),
-        stop: AtomicBool::new(false),
-        sessions: Mutex::default(),
-        failure: Mutex::default(),
-    };
-    let watching = || threads.iter().map(|thread| thread.progress.watching.load(Relaxed)).sum::<u64>();
-    let connected = || threads.iter().map(|thread| thread.progress.connected.load(Relaxed)).sum::<u64>();
-    let failure = || {
-        let of = |place: &Mutex<Option<String>>| place.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        of(&joining.failure).or_else(|| threads.iter().find_map(|thread| of(&thread.progress.failure)))
-    };
-    let limit = Duration::from_secs(options.join_seconds_max.into());
-    let result = std::thread::scope(|scope| {
-        for _ in 0..options.join_concurrency.min(options.viewers) {
-            scope.spawn(|| joining.work());
-        }
-        let result = wait_for(limit, || watching() >= options.viewers.into(), failure);
-        joining.stop.store(true, Relaxed);
-        result
-    });
-    result.map_err(|error| {
-        let (joined, connected, watching) = (joining.next.load(Relaxed).min(options.viewers), connected(), watching());
-        format!("{error} ({joined} of {} viewers asked to join, {connected} connected, {watching} got media)", options.viewers)
-    })?;
-    eprintln!("loadgen: {} viewers watch", options.viewers);
-    Ok(joining.sessions.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
-}
-
-impl Joining<'_> {
-    fn work(&self) {
-        let mut client = Client::default();
-        while !self.stop.load(Relaxed) {
-            let index = self.next.fetch_add(1, Relaxed);
-            if index >= self.options.viewers {
-                return;
-            }
-            if let Err(error) = self.join(index, &mut client) {
-                self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
-                return;
-            }
-        }
-    }
-
-    fn join(&self, index: u32, client: &mut Client) -> Result<(), String> {
-        let options = self.options;
-        let credentials = transport::credentials();
-        let media = (options.audio != Audio::Off, options.audio != Audio::Only);
-        let offer = transport::offer(self.identity, &credentials, "actpass", media, None);
-        let posted = sys::monotonic_ns();
-        let response = client.request("POST", self.whep, options.token.as_deref(), Some(&offer))?;
-        if response.status != 201 {
-            return Err(format!("viewer {index} was refused: {} {}", response.status, response.body.trim()));
-        }
-        let answered = sys::monotonic_ns();
-        let answer = Answer::read(&response.body)?;
-        if let Some(session) = response.location.and_then(|location| self.whep.join(&location).ok()) {
-            self.sessions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(session);
-        }
-        let any = match answer.address.ip() {
-            std::net::IpAddr::V4(ip) if ip.is_loopback() => "127.0.0.1:0",
-            std::net::IpAddr::V4(_) => "0.0.0.0:0",
-            std::net::IpAddr::V6(_) => "[::]:0",
-        };
-        let socket = UdpSocket::bind(any).and_then(|socket| socket.connect(answer.address).map(|()| socket));
-        let socket = socket.map_err(|error| format!("viewer's socket: {error} (is the limit of open files too low?)"))?;
-        sys::set_receive_buffer(&socket, VIEWER_RECEIVE_BUFFER);
-        let transport = Transport::new(self.identity, credentials, &answer, 3, sys::monotonic_ns());
-        let milestones = Milestones { posted, answered, ..Milestones::default() };
-        let ssrc = u32::from_ne_bytes(transport::random());
-        let viewer = Viewer::new(transport, milestones, index.is_multiple_of(options.sample), options.nack, ssrc);
-        self.threads[index as usize % self.threads.len()].add(viewer, socket);
-        Ok(())
-    }
+fn publisher_failure(publishers: &[Publisher]) -> Option<String> {
+    publishers.iter().find_map(|publisher| {
+        let failure = publisher.state.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        failure.as_ref().map(|why| format!("a publisher failed: {why}"))
+    })
 }
 
 /// What a measurement gave.
@@ -215,7 +145,10 @@ struct Measured {
     /// Time that CPU use and the machine's state refer to: until the last packet had come.
     accounted_seconds: f64,
     backlog: Duration,
-    sends: Option<(f64, f64)>,
+    /// From the server's metrics.
+    totals: Option<Totals>,
+    freed: Option<u64>,
+    storm: Option<StormReport>,
     counts: Counts,
     milestones: Vec<Milestones>,
     socket_drops: u64,
@@ -224,6 +157,9 @@ struct Measured {
     server_cpu: Option<process::CpuUse>,
     own_cpu: process::CpuUse,
     server_socket_drops: Option<u64>,
+    /// At the start, with the publishers alone, and with everybody.
+    idle_rss_kib: Option<u64>,
+    published_rss_kib: Option<u64>,
     rss_kib: Option<u64>,
     publisher_packets: u64,
     late_max: u64,
@@ -247,8 +183,17 @@ fn drain(threads: &[ReceiverThread]) -> Duration {
     changed.duration_since(start)
 }
 
-fn measure(options: &Options, target: &mut Target, publisher: &Publisher, threads: &[ReceiverThread]) -> Result<Measured, String> {
-    let next = || [publisher.state.next[0].load(Relaxed), publisher.state.next[1].load(Relaxed)];
+/// Gives the sessions of a storm's viewers too.
+fn measure(
+    options: &Options,
+    target: &mut Target,
+    identity: &Identity,
+    publishers: &[Publisher],
+    threads: &[ReceiverThread],
+) -> Result<(Measured, Vec<Url>), String> {
+    let next = || -> Vec<[u64; 2]> {
+        publishers.iter().map(|publisher| [0, 1].map(|kind: usize| publisher.state.next[kind].load(Relaxed))).collect()
+    };
     let turns = || {
         let sum = |(all, idle): (u64, u64), thread: &ReceiverThread| {
             (all + thread.progress.turns.load(Relaxed), idle + thread.progress.idle_turns.load(Relaxed))
@@ -256,30 +201,41 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
         threads.iter().fold((0, 0), sum)
     };
     let media_port = target.server_media_port(options);
-    let drops = || media_port.map(process::socket_drops);
+    let pid = target.pid;
+    let drops = || Some(process::socket_drops(pid?, media_port?));
     let cpu = |pid: Option<u32>| pid.and_then(CpuTime::of);
 
-    let sends_before = target.sends();
-    publisher.state.late_max.store(0, Relaxed);
+    let totals_before = target.totals();
+    let freed_before = target.sink.as_ref().and_then(Sink::freed);
+    publishers.iter().for_each(|publisher| publisher.state.late_max.store(0, Relaxed));
     let (drops_before, turns_before, machine_before) = (drops(), turns(), Machine::now());
     let (server_before, own_before) = (cpu(target.pid), cpu(Some(std::process::id())).unwrap_or_default());
     let start = Instant::now();
     let began = next();
     threads.iter().for_each(ReceiverThread::restart);
+    let (mut storm, mut sessions) = (None, Vec::new());
+    if options.storm > 0 {
+        // Those who watch are to have watched a moment undisturbed.
+        std::thread::sleep(STORM_AFTER);
+        let (whep, viewers, rate) = (&target.whep, options.storm, options.storm_rate);
+        let plan = Plan { options, whep, identity, threads, sink: None, viewers, concurrency: 1, rate };
+        let (report, joined) = storm::run(plan, &began)?;
+        (storm, sessions) = (Some(report), joined);
+    }
     for second in 1..=options.seconds {
         std::thread::sleep((start + Duration::from_secs(second.into())).saturating_duration_since(Instant::now()));
         if let Some(status) = target.server.as_mut().and_then(Server::status) {
             return Err(format!("the server ended in the middle ({status})"));
         }
-        if let Some(why) = publisher_failure(publisher) {
+        if let Some(why) = publisher_failure(publishers) {
             return Err(why);
         }
         if second % 10 == 0 {
             eprintln!("loadgen: {second} s");
         }
     }
-    let late_max = publisher.state.late_max.load(Relaxed);
-    publisher.state.pause.store(true, Relaxed);
+    let late_max = publishers.iter().map(|publisher| publisher.state.late_max.load(Relaxed)).max().unwrap_or(0);
+    publishers.iter().for_each(|publisher| publisher.state.pause.store(true, Relaxed));
     let seconds = start.elapsed().as_secs_f64();
     let backlog = drain(threads);
     let accounted_seconds = start.elapsed().as_secs_f64();
@@ -294,7 +250,9 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
         seconds,
         accounted_seconds,
         backlog,
-        sends: target.sends().zip(sends_before).map(|(after, before)| (after.0 - before.0, after.1 - before.1)),
+        totals: target.totals().zip(totals_before).map(|(after, before)| after.since(&before)),
+        freed: target.sink.as_ref().and_then(Sink::freed).zip(freed_before).map(|(after, before)| after - before),
+        storm,
         counts: Counts::default(),
         milestones: Vec::new(),
         socket_drops: 0,
@@ -303,21 +261,44 @@ fn measure(options: &Options, target: &mut Target, publisher: &Publisher, thread
         server_cpu,
         own_cpu,
         server_socket_drops,
+        idle_rss_kib: None,
+        published_rss_kib: None,
         rss_kib,
-        publisher_packets: ended[0] + ended[1] - began[0] - began[1],
+        publisher_packets: ended.iter().flatten().sum::<u64>() - began.iter().flatten().sum::<u64>(),
         late_max,
         busy_turns,
         machine: Machine::now().since(machine_before),
     };
     for thread in threads {
-        let Finished { counts, milestones, socket_drops, profiles, sampled } = thread.finish(began, ended)?;
+        let Finished { counts, milestones, socket_drops, profiles, sampled } = thread.finish(&began, &ended)?;
         measured.counts.add(&counts);
         measured.milestones.extend(milestones);
         measured.socket_drops += socket_drops;
         measured.profiles.extend(profiles);
         measured.sampled += sampled;
     }
-    Ok(measured)
+    Ok((measured, sessions))
+}
+
+/// Of the server's own counters.
+struct Totals {
+    datagrams: f64,
+    sends: f64,
+    /// RTP packets, for each receiver.
+    forwarded: f64,
+    /// Datagrams that the kernel did not take.
+    refused: f64,
+}
+
+impl Totals {
+    fn since(&self, before: &Totals) -> Totals {
+        Totals {
+            datagrams: self.datagrams - before.datagrams,
+            sends: self.sends - before.sends,
+            forwarded: self.forwarded - before.forwarded,
+            refused: self.refused - before.refused,
+        }
+    }
 }
 
 impl Target {
@@ -327,9 +308,9 @@ impl Target {
         self.pid?;
         let offer = transport::offer(&identity, &transport::credentials(), "actpass", (false, true), None);
         let mut client = Client::default();
-        let response = client.request("POST", &self.whep, options.token.as_deref(), Some(&offer)).ok()?;
+        let response = client.request("POST", &self.whep[0], options.token.as_deref(), Some(&offer)).ok()?;
         let port = Answer::read(&response.body).ok()?.address.port();
-        let session = self.whep.join(&response.location?).ok()?;
+        let session = self.whep[0].join(&response.location?).ok()?;
         // A session that stays ends by itself.
         let _ = client.request("DELETE", &session, options.token.as_deref(), None);
         Some(port)
@@ -339,15 +320,19 @@ impl Target {
         Some(Client::default().request("GET", &self.root.as_ref()?.below("/metrics"), None, None).ok()?.body)
     }
 
-    /// Datagrams that the server sent, and its send operations.
-    fn sends(&self) -> Option<(f64, f64)> {
+    /// What this server has counted, if it is one.
+    fn totals(&self) -> Option<Totals> {
         let metrics = self.metrics()?;
-        let sum = |name: &str| {
-            let values =
-                metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
-            values.reduce(|sum: f64, value: f64| sum + value)
+        let sum = |name: &str, label: &str| {
+            let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).reduce(|sum: f64, value: f64| sum + value)
         };
-        Some((sum("distributary_sent_datagrams_total")?, sum("distributary_send_operations_total")?))
+        Some(Totals {
+            datagrams: sum("distributary_sent_datagrams_total", "")?,
+            sends: sum("distributary_send_operations_total", "")?,
+            forwarded: sum("distributary_forwarded_media_packets_total", "")?,
+            refused: sum("distributary_dropped_packets_total", "\"send_failed\"")?,
+        })
     }
 
     /// The commit that the server's metrics name.
@@ -392,7 +377,21 @@ fn machine_report(measured: &Measured) -> MachineReport {
     }
 }
 
-fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_rss_kib: Option<u64>, measured: Measured) -> Report {
+/// What the device freed, beside what the server says that it forwarded.
+fn sink_report(options: &Options, measured: &Measured) -> Option<SinkReport> {
+    let (totals, freed) = (measured.totals.as_ref()?, measured.freed?);
+    // Every room has as many viewers, give or take one.
+    let expected = measured.publisher_packets as f64 * f64::from(options.viewers) / f64::from(options.rooms);
+    Some(SinkReport {
+        forwarded: totals.forwarded as u64,
+        forwarded_of_expected: (totals.forwarded / expected * 1e6).round() / 1e6,
+        refused: totals.refused as u64,
+        sends_freed: freed,
+        sends: totals.sends as u64,
+    })
+}
+
+fn make_report(options: &Options, target: &Target, publishers: &[Publisher], measured: Measured) -> Report {
     let Counts { received, expected, .. } = measured.counts;
     let missing = expected.saturating_sub(received);
     let lost_by_generator = missing.min(measured.socket_drops);
@@ -400,7 +399,16 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
     let receiver_us = measured.own_cpu.threads.iter().filter(|(name, _)| name.starts_with("lg-recv")).map(|(_, micros)| *micros);
     let receiver_load = if options.spin { measured.busy_turns } else { receiver_us.fold(0.0, f64::max) / window_us };
     let reasons = bottlenecks(options, &measured, if options.spin { 0.0 } else { receiver_load });
-    let per_packet = |micros: f64| report::thousandths(micros / received.max(1) as f64);
+    // With a sink most packets are received by nobody.
+    let served = match &measured.totals {
+        Some(totals) if options.sink => totals.forwarded,
+        _ => received as f64,
+    };
+    let per_packet = |micros: f64| report::thousandths(micros / served.max(1.0));
+    let per_viewer = |before: Option<u64>| {
+        let (rss, before) = measured.rss_kib.zip(before)?;
+        Some(report::tenths((rss as f64 - before as f64) / f64::from(options.viewers + options.storm)))
+    };
     let times = |of: &dyn Fn(&Milestones) -> Option<u64>| measured.milestones.iter().filter_map(of).collect::<Vec<u64>>();
     let first_posted = measured.milestones.iter().map(|m| m.posted).min().unwrap_or(0);
     let last_first = measured.milestones.iter().filter_map(|m| m.first_packet).max().unwrap_or(0);
@@ -408,10 +416,11 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
     profiles.sort_unstable();
     profiles.dedup();
     let rounded = |threads: &[(String, f64)]| threads.iter().map(|(name, micros)| (name.clone(), micros.round())).collect();
-    let state = &publisher.state;
+    let sum = |of: &dyn Fn(&State) -> u64| publishers.iter().map(|publisher| of(&publisher.state)).sum();
     let cpu = measured.server_cpu.as_ref();
     Report {
         viewers: options.viewers,
+        rooms: options.rooms,
         seconds: options.seconds,
         workers: target.server.as_ref().map(|_| options.workers),
         io: target.server.as_ref().and_then(|server| server.io.clone()),
@@ -444,29 +453,28 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
         cpu_system_share: cpu.map(|cpu| report::thousandths(cpu.system_share)),
         cpu_cores: cpu.map(|cpu| report::thousandths(cpu.total_us / window_us)),
         cpu_starved_cores: cpu.map(|cpu| report::thousandths(cpu.waited_us / window_us)),
-        datagrams_per_send: measured.sends.map(|(datagrams, sends)| report::thousandths(datagrams / sends.max(1.0))),
+        datagrams_per_send: measured.totals.as_ref().map(|all| report::thousandths(all.datagrams / all.sends.max(1.0))),
         cpu_us_by_thread: cpu.map(|cpu| rounded(&cpu.threads)),
         backlog_ms: report::tenths(measured.backlog.as_secs_f64() * 1e3),
         latency_us: Latency::of(&measured.counts.to_socket),
         latency_read_us: Latency::of(&measured.counts.to_reader),
-        idle_rss_kib,
+        idle_rss_kib: measured.idle_rss_kib,
         rss_kib: measured.rss_kib,
-        rss_kib_per_viewer: measured
-            .rss_kib
-            .zip(idle_rss_kib)
-            .map(|(rss, idle)| report::tenths((rss as f64 - idle as f64) / f64::from(options.viewers))),
+        rss_kib_per_viewer: per_viewer(measured.idle_rss_kib),
+        rss_kib_per_viewer_beyond_publisher: per_viewer(measured.published_rss_kib),
         joins_per_second: report::tenths(f64::from(options.viewers) * 1e9 / last_first.saturating_sub(first_posted).max(1) as f64),
         join_to_first_packet_ms: Spread::of(times(&|m| Some(m.first_packet?.saturating_sub(m.posted)))),
         join_to_answer_ms: Spread::of(times(&|m| Some(m.answered.saturating_sub(m.posted)))),
         began_without_key_frame: measured.milestones.iter().filter(|m| m.began_with_key_frame == Some(false)).count() as u64,
+        sink: sink_report(options, &measured),
         machine: machine_report(&measured),
         publisher: PublisherReport {
             packets: measured.publisher_packets,
-            key_frames: state.key_frames.load(Relaxed),
-            key_frame_requests: state.key_frame_requests.load(Relaxed),
-            nacked: state.nacked.load(Relaxed),
-            retransmitted: state.retransmitted.load(Relaxed),
-            send_errors: state.send_errors.load(Relaxed),
+            key_frames: sum(&|state| state.key_frames.load(Relaxed)),
+            key_frame_requests: sum(&|state| state.key_frame_requests.load(Relaxed)),
+            nacked: sum(&|state| state.nacked.load(Relaxed)),
+            retransmitted: sum(&|state| state.retransmitted.load(Relaxed)),
+            send_errors: sum(&|state| state.send_errors.load(Relaxed)),
             late_us_max: measured.late_max / 1000,
         },
         generator: GeneratorReport {
@@ -477,15 +485,16 @@ fn make_report(options: &Options, target: &Target, publisher: &Publisher, idle_r
             bottleneck: !reasons.is_empty(),
             bottleneck_reasons: reasons,
         },
+        storm: measured.storm,
     }
 }
 
 /// Ends the sessions as a client should (RFC 9725 §4.2). What fails here changes nothing any more.
-fn leave(options: &Options, publisher: Publisher, sessions: Vec<Url>) {
+fn leave(options: &Options, publishers: &[Publisher], sessions: Vec<Url>) {
     let mut client = Client::default();
     let refused = sessions
         .iter()
-        .chain(&publisher.session)
+        .chain(publishers.iter().filter_map(|publisher| publisher.session.as_ref()))
         .filter(|session| {
             client.request("DELETE", session, options.token.as_deref(), None).map_or(true, |answer| answer.status >= 300)
         })
@@ -493,5 +502,4 @@ fn leave(options: &Options, publisher: Publisher, sessions: Vec<Url>) {
     if refused > 0 {
         eprintln!("loadgen: {refused} sessions could not be deleted");
     }
-    publisher.stop();
 }

@@ -80,6 +80,8 @@ pub struct Milestones {
 pub struct Viewer {
     pub transport: Transport,
     pub milestones: Milestones,
+    /// Which publisher it watches.
+    pub room: usize,
     /// Decrypts everything.
     pub in_sample: bool,
     nack: bool,
@@ -102,10 +104,11 @@ pub struct Arrived {
 }
 
 impl Viewer {
-    pub fn new(transport: Transport, milestones: Milestones, in_sample: bool, nack: bool, ssrc: u32) -> Viewer {
+    pub fn new(transport: Transport, milestones: Milestones, room: usize, in_sample: bool, nack: bool, ssrc: u32) -> Viewer {
         Viewer {
             transport,
             milestones,
+            room,
             in_sample,
             nack,
             ssrc: Ssrc(ssrc),
