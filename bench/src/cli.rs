@@ -157,7 +157,7 @@ pub struct Options {
     pub no_gro: bool,
     /// Start the server in a network namespace, and let a device count and free what viewers outside the sample are sent, as a
     /// network card would: no receiver is billed to the server. Takes root, iproute2 and the kernel's ifb
-    #[arg(long, requires = "server_binary")]
+    #[arg(long)]
     pub sink: bool,
     /// Viewers that join during the measurement; the others' losses are reported, and how long these take
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -200,6 +200,9 @@ fn check(options: &Options) -> Result<(), String> {
     }
     if options.rooms > options.viewers {
         return Err(format!("--rooms {} is more than the {} viewers", options.rooms, options.viewers));
+    }
+    if options.sink && options.server_binary.is_none() {
+        return Err("--sink is for a server started with --server-binary".into());
     }
     if options.sink && options.storm > 0 {
         return Err("--storm and --sink do not go together: who joins late would get nothing".into());

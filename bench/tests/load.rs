@@ -70,9 +70,59 @@ fn audio_alone() {
 }
 
 #[test]
+fn rooms_have_a_publisher_each() {
+    let report = run(&["--viewers", "9", "--rooms", "3", "--seconds", "2", "--settle", "0", "--audio", "only", "--sample", "1"]);
+    check(&report, 9, 50.0);
+}
+
+#[test]
+fn a_storm_of_joins_costs_those_who_watch_nothing() {
+    let report = run(&["--viewers", "5", "--seconds", "2", "--storm", "30", "--storm-rate", "30", "--audio", "only"]);
+    for none in ["/lost", "/lost_by_generator", "/packets_damaged"] {
+        assert_eq!(number(&report, none), 0.0, "{none} in {report}");
+    }
+    assert_eq!(number(&report, "/storm/viewers"), 30.0);
+    // An open loop: the last asks 29/30 of a second after the first, whatever the server does.
+    assert!(number(&report, "/storm/seconds") > 0.96, "{report}");
+    let (answer, first) = (number(&report, "/storm/to_answer_ms/p50"), number(&report, "/storm/to_first_packet_ms/p50"));
+    assert!(answer > 0.0 && answer < first && first < 10_000.0, "{report}");
+}
+
+/// With root, what the viewers outside the sample are sent is freed by a device that counts it; without, that is said.
+#[test]
+fn a_sink_counts_what_nobody_receives() {
+    let _alone = MACHINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut command = Command::new(LOADGEN);
+    command.arg("run").arg("--server-binary").arg(server());
+    command.args(["--sink", "--viewers", "8", "--sample", "4", "--seconds", "2", "--settle", "1"]);
+    let output = command.output().expect("loadgen runs");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        assert!(!is_root(), "{stderr}");
+        assert!(stderr.contains("it takes root") || stderr.contains("package iproute2"), "{stderr}");
+        return;
+    }
+    let report: Value = serde_json::from_str(stdout.trim()).expect("JSON");
+    assert_eq!((number(&report, "/lost"), number(&report, "/packets_damaged"), number(&report, "/sink/refused")), (0.0, 0.0, 0.0));
+    // Two of eight are in the sample, and receive; all eight are forwarded to.
+    let (received, forwarded) = (number(&report, "/packets_received"), number(&report, "/sink/forwarded"));
+    assert_eq!(number(&report, "/viewers_sampled"), 2.0);
+    assert!((3.6..4.4).contains(&(forwarded / received)), "{report}");
+    // Six of eight go into the sink, in as many sends as to the others.
+    let (freed, sends) = (number(&report, "/sink/sends_freed"), number(&report, "/sink/sends"));
+    assert!((0.6..0.8).contains(&(freed / sends)), "{report}");
+}
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t"))
+}
+
+#[test]
 fn mistakes_end_with_code_2_and_a_reason() {
     for (arguments, reason) in [
         (&["run", "--viewers", "3"][..], "--server-binary"),
+        (&["run", "--url", "http://127.0.0.1:1", "--sink"], "--server-binary"),
+        (&["run", "--url", "http://127.0.0.1:1", "--rooms", "9", "--viewers", "3"], "--rooms 9"),
         (&["run", "--url", "http://127.0.0.1:1", "--viewers", "0"], "--viewers"),
         (&["run", "--url", "https://example.org"], "http://"),
         (&["run", "--server-binary", "/nonexistent"], "no such file"),
