@@ -45,6 +45,10 @@ pub struct Plan {
     pub workers: usize,
     /// Core of each worker, in order. Empty: the workers are not pinned.
     pub cores: Vec<usize>,
+    /// Cores that no worker is pinned to, for all other threads. Empty: these run anywhere.
+    pub slow_cores: Vec<usize>,
+    /// 1 to [`crate::limits::HANDSHAKE_THREADS_MAX`].
+    pub handshake_threads: usize,
     pub io: IoChoice,
     pub hold: HoldChoice,
     pub max_hold: Micros,
@@ -78,6 +82,8 @@ impl Default for Plan {
             media_bind: SocketAddr::new(loopback, 0),
             workers: 1,
             cores: Vec::new(),
+            slow_cores: Vec::new(),
+            handshake_threads: 1,
             io: IoChoice::Auto,
             hold: HoldChoice::Adaptive,
             max_hold: Micros::from_millis(15),

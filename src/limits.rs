@@ -66,7 +66,9 @@ pub const NACK_TRIES: u8 = 8;
 /// Packets reported in one transport-wide feedback message.
 pub const TWCC_PACKETS: usize = 400;
 
-/// DTLS handshakes in flight: in all, and from one source address. Further datagrams are dropped (`dtls_limit`).
+/// Threads of DTLS handshakes.
+pub const HANDSHAKE_THREADS_MAX: usize = 16;
+/// DTLS handshakes in flight on one thread: in all, and from one source address. Further datagrams are dropped (`dtls_limit`).
 pub const HANDSHAKES_MAX: usize = 4096;
 pub const HANDSHAKES_PER_SOURCE: usize = 1024;
 /// Milliseconds a DTLS handshake may take.

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use distributary::admin::{self, VERSION, Views};
@@ -76,6 +77,10 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
         .thread_name("http")
+        .on_thread_start({
+            let (plan, started) = (plan.clone(), AtomicUsize::new(0));
+            move || topology::keep_off_workers(&plan, started.fetch_add(1, Ordering::Relaxed))
+        })
         .enable_all()
         .build()
         .map_err(|error| Fatal::failure(format!("cannot start the HTTP threads: {error}")))?;

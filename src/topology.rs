@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   distributary-w0 … wN   a worker each: socket, ring, arena; pinned
-//!   distributary-dtls      handshakes of all sessions
+//!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
+//!
+//! Where the workers leave a core, all other threads keep to those that are left: a storm of joins must not take time from a worker.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,7 +30,7 @@ use crate::signal::negotiate::CodecPolicy;
 use crate::units::{Micros, WorkerId};
 use crate::worker::Worker;
 use crate::worker::hold::Hold;
-use crate::worker::mail;
+use crate::worker::mail::{self, Wake};
 
 /// Requests from HTTP waiting for the director; more are refused with 503.
 const REQUESTS: usize = 4096;
@@ -62,7 +64,7 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, and one for the thread of handshakes at the end.
+    /// One table for each worker, then one for each thread of handshakes.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
@@ -70,7 +72,7 @@ pub struct Running {
     pub media: SocketAddr,
     stop: Arc<Stop>,
     wakers: Vec<Waker>,
-    sleepers: [Arc<Sleeper>; 2],
+    sleepers: Vec<Arc<Sleeper>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -92,9 +94,17 @@ impl Sleeper {
     }
 }
 
-fn wake(sleeper: &Arc<Sleeper>) -> Arc<dyn Fn() + Send + Sync> {
+fn wake(sleeper: &Arc<Sleeper>) -> Wake {
     let sleeper = sleeper.clone();
     Arc::new(move || sleeper.wake())
+}
+
+/// Binds this thread to one of the cores that the workers leave. Which one is not important enough to fail for.
+pub fn keep_off_workers(plan: &Plan, thread: usize) {
+    if !plan.slow_cores.is_empty() {
+        let core = plan.slow_cores[thread % plan.slow_cores.len()];
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+    }
 }
 
 /// Starts everything but HTTP.
@@ -116,15 +126,17 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         backend = why;
     }
     let wakers: Vec<Waker> = ios.iter().map(Io::waker).collect();
-    let (director_sleeper, handshakes_sleeper) = (Arc::new(Sleeper::default()), Arc::new(Sleeper::default()));
-    let (mails, offices) = mail::connect(&wakers, wake(&director_sleeper), wake(&handshakes_sleeper));
+    let director_sleeper = Arc::new(Sleeper::default());
+    let handshake_sleepers: Vec<Arc<Sleeper>> = (0..plan.handshake_threads).map(|_| Arc::default()).collect();
+    let wake_handshakes: Vec<Wake> = handshake_sleepers.iter().map(wake).collect();
+    let (mails, offices) = mail::connect(&wakers, wake(&director_sleeper), &wake_handshakes);
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
-    let metrics: Vec<Arc<WorkerMetrics>> = (0..=plan.workers).map(|_| Arc::default()).collect();
+    let metrics: Vec<Arc<WorkerMetrics>> = (0..plan.workers + plan.handshake_threads).map(|_| Arc::default()).collect();
     let stop = Arc::new(Stop { drain: AtomicBool::new(false), slow: AtomicBool::new(false), workers: AtomicBool::new(false) });
 
-    let (order_sender, orders) = mpsc::channel();
+    let (order_senders, orders): (Vec<_>, Vec<_>) = wake_handshakes.iter().map(|_| mpsc::channel()).unzip();
     let (notice_sender, notices) = mpsc::channel();
     let (request_sender, requests) = mpsc::sync_channel(REQUESTS);
     let settings = Settings {
@@ -138,16 +150,12 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let links = director::Links {
         requests,
         notices,
-        orders: order_sender,
-        wake_handshakes: wake(&handshakes_sleeper),
+        handshakes: order_senders.into_iter().zip(wake_handshakes).collect(),
         commands: offices.director,
         events: offices.events,
         tables: metrics[..plan.workers].to_vec(),
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
-    let links =
-        handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
-    let mut handshakes = Handshakes::new(identity, links, metrics[plan.workers].clone(), gauges.clone());
 
     let mut threads = Vec::new();
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
@@ -166,20 +174,27 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
             return Err(StartError::Core { worker: index, core });
         }
     }
-    let (to_director, told) = (director_sleeper.clone(), stop.clone());
-    let dtls = spawn("distributary-dtls", move || {
-        while !told.slow.load(Ordering::Relaxed) {
-            let now = Micros(base.elapsed().as_micros() as u64);
-            let next = handshakes.turn(now);
-            // Notices go through a channel that does not wake its reader.
-            to_director.wake();
-            std::thread::park_timeout(Duration::from_micros(next.since(now)));
-        }
-    })?;
-    let _ = handshakes_sleeper.0.set(dtls.thread().clone());
-    threads.push(dtls);
-    let told = stop.clone();
+    for (index, (office, orders)) in offices.handshakes.into_iter().zip(orders).enumerate() {
+        let links = handshakes::Links { orders, notices: notice_sender.clone(), office };
+        let (identity, table) = (identity.clone(), metrics[plan.workers + index].clone());
+        let mut handshakes = Handshakes::new(identity, links, table, gauges.clone());
+        let (to_director, told, plan) = (director_sleeper.clone(), stop.clone(), plan.clone());
+        let dtls = spawn(&format!("distributary-dtls{index}"), move || {
+            keep_off_workers(&plan, index + 1);
+            while !told.slow.load(Ordering::Relaxed) {
+                let now = Micros(base.elapsed().as_micros() as u64);
+                let next = handshakes.turn(now);
+                // Notices go through a channel that does not wake its reader.
+                to_director.wake();
+                std::thread::park_timeout(Duration::from_micros(next.since(now)));
+            }
+        })?;
+        let _ = handshake_sleepers[index].0.set(dtls.thread().clone());
+        threads.push(dtls);
+    }
+    let (told, slow_plan) = (stop.clone(), plan.clone());
     let control = spawn("distributary-ctl", move || {
+        keep_off_workers(&slow_plan, 0);
         let mut drained = false;
         while !told.slow.load(Ordering::Relaxed) {
             if told.drain.load(Ordering::Relaxed) && !drained {
@@ -199,7 +214,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let on = if cores.is_empty() { "not pinned".to_owned() } else { format!("on core {}", cores.join(", ")) };
     summary.insert(0, format!("media   udp {media}, {} worker{} {on}", plan.workers, if plan.workers == 1 { "" } else { "s" }));
     summary.insert(1, format!("I/O     {backend}"));
-    let sleepers = [director_sleeper, handshakes_sleeper];
+    let sleepers = std::iter::once(director_sleeper).chain(handshake_sleepers).collect();
     Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
 }
 

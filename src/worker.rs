@@ -362,7 +362,7 @@ impl Worker {
     fn announce(&mut self, slot: u32) -> bool {
         let Some(peer) = self.peers[slot as usize].as_deref() else { return true };
         let (id, worker, Some(address)) = (peer.id, self.id, peer.address()) else { return true };
-        self.mail.handshakes.push(HandshakeEvent::Claimed { peer: id, worker, address }).is_ok()
+        self.mail.handshakes(id).push(HandshakeEvent::Claimed { peer: id, worker, address }).is_ok()
             && self.mail.events.push(Event::Claimed { peer: id, worker, address }).is_ok()
     }
 

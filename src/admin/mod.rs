@@ -30,9 +30,10 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for the thread of handshakes.
+    /// `tables`: one for each worker, then one for each thread of handshakes.
     pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
-        let label = |index: usize| if index < plan.workers { index.to_string() } else { "handshakes".to_owned() };
+        let label =
+            |index: usize| if index < plan.workers { index.to_string() } else { format!("handshakes{}", index - plan.workers) };
         let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
         Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now() })
     }

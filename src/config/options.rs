@@ -101,6 +101,8 @@ options! {
         "Worker threads. 0: all cores but one, at least one.";
     media_cores: Vec<u16> = Vec::new(), "media.cores", Some("cores"), (0, 4095), "[1, 2, 3]",
         "Cores to pin the workers to, one each. Empty: the last cores that the process may use.";
+    media_handshake_threads: usize = 0, "media.handshake_threads", Some("handshake-threads"), (0, limits::HANDSHAKE_THREADS_MAX as i64), "0",
+        "Threads for the DTLS handshakes of joining sessions; each does some 2000 a second. 0: one for each core that the workers leave, at least 1 and at most 4.";
     media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
         "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
     media_hold: HoldChoice = HoldChoice::Adaptive, "media.hold", Some("hold"), ANY, "\"adaptive\"",

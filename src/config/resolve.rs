@@ -36,6 +36,15 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         warnings.push("media.codecs has no audio codec: all audio is refused".into());
     }
     let (workers, cores) = workers(settings, &machine.cores, &mut warnings)?;
+    // What is not a worker keeps off the workers' cores, where it can.
+    let slow_cores: Vec<usize> = match cores.is_empty() {
+        true => Vec::new(),
+        false => machine.cores.iter().copied().filter(|core| !cores.contains(core)).collect(),
+    };
+    let handshake_threads = match settings.media_handshake_threads {
+        0 => slow_cores.len().clamp(1, 4),
+        threads => threads,
+    };
     tracing_subscriber::EnvFilter::try_new(&settings.log_level)
         .map_err(|error| ConfigError::BadFilter { value: settings.log_level.clone(), reason: error.to_string() })?;
     Ok(Plan {
@@ -45,6 +54,8 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         media_bind,
         workers,
         cores,
+        slow_cores,
+        handshake_threads,
         io: settings.media_io,
         hold: settings.media_hold,
         max_hold: Micros::from_millis(settings.media_max_hold_ms as u64),
@@ -163,6 +174,7 @@ mod tests {
         assert_eq!(dev.candidates, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(dev.keys.0.get("devkey").map(String::as_str), Some("secret"));
         assert!(dev.warnings.is_empty() && dev.workers == 3 && dev.cores == [1, 2, 3]);
+        assert!(dev.slow_cores == [0] && dev.handshake_threads == 1);
         assert!(matches!(plan(&Settings::default(), false), Err(ConfigError::NoKeys)));
         let closed = plan(&closed(), false).unwrap();
         assert_eq!(closed.http_bind.to_string(), "[::]:7880");
@@ -178,6 +190,10 @@ mod tests {
         assert!(plan(&absent, false).unwrap_err().to_string().contains("http.key_file = \"/nowhere/key.pem\""));
         let cores = Settings { media_cores: vec![0], media_workers: 2, ..closed() };
         assert!(matches!(plan(&cores, false), Err(ConfigError::Cores { cores: 1, workers: 2 })));
+        let few = plan(&Settings { media_cores: vec![2], ..closed() }, false).unwrap();
+        assert!(few.slow_cores == [0, 1, 3] && few.handshake_threads == 3);
+        let all = plan(&Settings { media_workers: 4, media_handshake_threads: 2, ..closed() }, false).unwrap();
+        assert!(all.slow_cores.is_empty() && all.handshake_threads == 2);
         let cores = Settings { media_cores: vec![4000], ..closed() };
         assert!(matches!(plan(&cores, false), Err(ConfigError::CoreAbsent { core: 4000, .. })));
         let codecs = Settings { media_codecs: vec![], ..closed() };

@@ -29,7 +29,7 @@ use crate::rtp::config::Direction;
 use crate::secure::dtls::{Fingerprint, Role};
 use crate::secure::srtp::Profile;
 use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
-use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag};
+use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
 use rooms::{Room, Track};
 
 /// Time between two looks at what has expired, and two updates of the gauges.
@@ -51,9 +51,8 @@ pub struct Settings {
 pub struct Links {
     pub requests: Receiver<Request>,
     pub notices: Receiver<Notice>,
-    pub orders: Sender<Order>,
-    /// Wakes the handshakes' thread after an order.
-    pub wake_handshakes: Arc<dyn Fn() + Send + Sync>,
+    /// To each thread of handshakes, and what wakes it.
+    pub handshakes: Vec<(Sender<Order>, Wake)>,
     pub commands: Vec<Outbox<Command>>,
     pub events: Vec<Consumer<Event>>,
     /// The workers' tables, for their load.
@@ -114,8 +113,7 @@ pub struct Director {
     random: Random,
     requests: Receiver<Request>,
     notices: Receiver<Notice>,
-    orders: Sender<Order>,
-    wake_handshakes: Arc<dyn Fn() + Send + Sync>,
+    handshakes: Vec<(Sender<Order>, Wake)>,
     workers: Vec<Office>,
     events: Vec<Consumer<Event>>,
     tables: Vec<Arc<WorkerMetrics>>,
@@ -141,8 +139,7 @@ impl Director {
             random,
             requests: links.requests,
             notices: links.notices,
-            orders: links.orders,
-            wake_handshakes: links.wake_handshakes,
+            handshakes: links.handshakes,
             workers: links.commands.into_iter().map(Office::new).collect(),
             events: links.events,
             tables: links.tables,
@@ -187,7 +184,7 @@ impl Director {
     pub fn drain(&mut self) {
         self.draining = true;
         self.gauges.ready.store(false, Ordering::Relaxed);
-        self.order(Order::CloseAll);
+        self.handshakes.iter().for_each(|thread| self.order_of(thread, Order::CloseAll));
     }
 
     fn request(&mut self, request: Request, now: Micros) {
@@ -249,7 +246,7 @@ impl Director {
             DtlsRole::Server => Role::Server,
         };
         let publishes = join.purpose == Purpose::Publish;
-        self.order(Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
+        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
@@ -453,7 +450,7 @@ impl Director {
         let credentials = std::mem::take(&mut session.credentials);
         self.disconnect_media(slot);
         self.leave_room(slot);
-        self.order(Order::Forget { peer: id });
+        self.order(id, Order::Forget { peer: id });
         for office in &mut self.workers {
             for (ufrag, _) in &credentials {
                 office.send(Command::Forget { ufrag: *ufrag });
@@ -487,10 +484,15 @@ impl Director {
         self.sessions.get_mut(&peer.slot).filter(|session| session.id == peer && session.state != State::Ending)
     }
 
-    fn order(&self, order: Order) {
+    /// Tells the thread of handshakes that a session is on.
+    fn order(&self, peer: PeerId, order: Order) {
+        self.order_of(&self.handshakes[handshakes_of(peer, self.handshakes.len())], order);
+    }
+
+    fn order_of(&self, (orders, wake): &(Sender<Order>, Wake), order: Order) {
         // The receiver lives as long as the server.
-        let _ = self.orders.send(order);
-        (self.wake_handshakes)();
+        let _ = orders.send(order);
+        wake();
     }
 
     /// A random token of letters and digits, all of them ice-chars (RFC 8839 §5.4) and safe in a URL: 5.95 bits each, so 32 are

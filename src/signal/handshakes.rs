@@ -1,4 +1,5 @@
-//! The DTLS handshakes of all sessions, on a thread of their own: a storm of joins costs those who are already watching nothing.
+//! The DTLS handshakes of all sessions, on threads of their own: a storm of joins costs those who are already watching nothing.
+//! Each thread has its part of the sessions ([`handshakes_of`](crate::worker::mail::handshakes_of)) and shares nothing with others.
 //!
 //! Workers pass DTLS records in, in their arena slots; datagrams and finished keys go back as commands. The state machine is
 //! sans-I/O like the worker's: [`Handshakes::turn`] takes the time and returns when it wants to be called again.
@@ -18,7 +19,7 @@ use crate::peer::Keys;
 use crate::secure::dtls::{DtlsError, Fingerprint, Handshake, Identity, Role};
 use crate::secure::srtp::{self, KeyingMaterial, Profile};
 use crate::units::{Micros, PeerId, WorkerId};
-use crate::worker::mail::{Command, HandshakeEvent, Outbox};
+use crate::worker::mail::{Command, HandshakeEvent, HandshakeOffice, Outbox};
 
 /// Time between two looks at the retransmission timers.
 const TIMER_INTERVAL: Micros = Micros::from_millis(20);
@@ -63,7 +64,7 @@ struct Association {
     handshake: Option<Box<Handshake>>,
 }
 
-/// All associations.
+/// The associations of one thread.
 pub struct Handshakes {
     identity: Identity,
     associations: HashMap<u32, Association>,
@@ -76,6 +77,8 @@ pub struct Handshakes {
     events: Vec<Consumer<HandshakeEvent>>,
     metrics: Arc<WorkerMetrics>,
     gauges: Arc<Gauges>,
+    /// What of the gauge is this thread's.
+    gauged: u64,
     next_timer: Micros,
 }
 
@@ -111,8 +114,7 @@ impl Office {
 pub struct Links {
     pub orders: Receiver<Order>,
     pub notices: Sender<Notice>,
-    pub commands: Vec<Outbox<Command>>,
-    pub events: Vec<Consumer<HandshakeEvent>>,
+    pub office: HandshakeOffice,
 }
 
 impl Handshakes {
@@ -125,10 +127,11 @@ impl Handshakes {
             per_source: HashMap::new(),
             orders: links.orders,
             notices: links.notices,
-            commands: links.commands.into_iter().map(Office::new).collect(),
-            events: links.events,
+            commands: links.office.commands.into_iter().map(Office::new).collect(),
+            events: links.office.events,
             metrics,
             gauges,
+            gauged: 0,
             next_timer: Micros::ZERO,
         }
     }
@@ -145,7 +148,12 @@ impl Handshakes {
             self.next_timer = now + TIMER_INTERVAL;
             self.timers(now);
         }
-        self.gauges.handshakes.store(self.in_flight.len() as u64, Ordering::Relaxed);
+        let in_flight = self.in_flight.len() as u64;
+        let before = std::mem::replace(&mut self.gauged, in_flight);
+        if in_flight != before {
+            // One sum of all threads; going down wraps around, and adds up.
+            self.gauges.handshakes.fetch_add(in_flight.wrapping_sub(before), Ordering::Relaxed);
+        }
         let mut idle = self.in_flight.is_empty();
         for office in &mut self.commands {
             idle &= office.flush();

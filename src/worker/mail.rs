@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   director ──Command──► worker ──Event──► director        joins, subscriptions, statistics
-//!   handshakes ──Command──► worker ──Handshake──► handshakes  DTLS records, keys
+//!   handshakes ──Command──► worker ──Handshake──► handshakes  DTLS records, keys; by session to one of some threads
 //!   worker ◄──Mesh──► worker                                  media, packets of each other's sessions
 //! ```
 //!
@@ -113,7 +113,7 @@ pub enum Event {
     Spent(Spent),
 }
 
-/// What a worker tells the thread of handshakes.
+/// What a worker tells a thread of handshakes.
 pub enum HandshakeEvent {
     /// The session has an address now: a client's handshake can begin.
     Claimed { peer: PeerId, worker: WorkerId, address: SocketAddr },
@@ -144,7 +144,7 @@ pub enum Mesh {
 /// One end of a ring to another thread, with what wakes it.
 pub struct Outbox<T> {
     ring: Producer<T>,
-    wake: Arc<dyn Fn() + Send + Sync>,
+    wake: Wake,
     pushed: bool,
 }
 
@@ -170,16 +170,17 @@ impl<T> Outbox<T> {
 }
 
 /// A bounded ring whose writer wakes its reader.
-pub fn ring<T>(capacity: usize, wake: Arc<dyn Fn() + Send + Sync>) -> (Outbox<T>, Consumer<T>) {
+pub fn ring<T>(capacity: usize, wake: Wake) -> (Outbox<T>, Consumer<T>) {
     let (producer, consumer) = RingBuffer::new(capacity);
     (Outbox { ring: producer, wake, pushed: false }, consumer)
 }
 
 /// All rings of one worker.
 pub struct Mail {
-    pub commands: [Consumer<Command>; 2],
+    /// From the director, then from the threads of handshakes.
+    pub commands: Vec<Consumer<Command>>,
     pub events: Outbox<Event>,
-    pub handshakes: Outbox<HandshakeEvent>,
+    handshakes: Vec<Outbox<HandshakeEvent>>,
     /// By worker; none at its own place.
     pub mesh_out: Vec<Option<Outbox<Mesh>>>,
     pub mesh_in: Vec<Consumer<Mesh>>,
@@ -191,41 +192,57 @@ impl Mail {
         self.commands.iter().all(Consumer::is_empty) && self.mesh_in.iter().all(Consumer::is_empty)
     }
 
+    /// To the thread that a session's handshake is on.
+    pub fn handshakes(&mut self, peer: PeerId) -> &mut Outbox<HandshakeEvent> {
+        let thread = handshakes_of(peer, self.handshakes.len());
+        &mut self.handshakes[thread]
+    }
+
     /// Wakes everybody something was pushed for.
     pub fn flush(&mut self) {
         self.events.flush();
-        self.handshakes.flush();
+        self.handshakes.iter_mut().for_each(Outbox::flush);
         for outbox in self.mesh_out.iter_mut().flatten() {
             outbox.flush();
         }
     }
 }
 
+/// Which of `threads` threads a session's handshake is on.
+pub fn handshakes_of(peer: PeerId, threads: usize) -> usize {
+    peer.slot as usize % threads
+}
+
+/// What wakes a thread.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
 /// The slow path's ends of all workers' rings.
 pub struct Offices {
     /// To each worker, from the director.
     pub director: Vec<Outbox<Command>>,
-    /// To each worker, from the thread of handshakes.
-    pub handshakes: Vec<Outbox<Command>>,
     pub events: Vec<Consumer<Event>>,
-    pub handshake_events: Vec<Consumer<HandshakeEvent>>,
+    pub handshakes: Vec<HandshakeOffice>,
 }
 
-/// Lays the rings between `wakers.len()` workers, the director and the thread of handshakes.
-pub fn connect(
-    wakers: &[Waker],
-    wake_director: Arc<dyn Fn() + Send + Sync>,
-    wake_handshakes: Arc<dyn Fn() + Send + Sync>,
-) -> (Vec<Mail>, Offices) {
+/// The ends of one thread of handshakes: to and from each worker.
+#[derive(Default)]
+pub struct HandshakeOffice {
+    pub commands: Vec<Outbox<Command>>,
+    pub events: Vec<Consumer<HandshakeEvent>>,
+}
+
+/// Lays the rings between `wakers.len()` workers, the director, and as many threads of handshakes as there are ways to wake one.
+pub fn connect(wakers: &[Waker], wake_director: Wake, wake_handshakes: &[Wake]) -> (Vec<Mail>, Offices) {
     let count = wakers.len();
-    let wakes: Vec<Arc<dyn Fn() + Send + Sync>> = wakers
+    let wakes: Vec<Wake> = wakers
         .iter()
         .map(|waker| {
             let waker = waker.clone();
-            Arc::new(move || waker.wake()) as Arc<dyn Fn() + Send + Sync>
+            Arc::new(move || waker.wake()) as Wake
         })
         .collect();
-    let mut offices = Offices { director: Vec::new(), handshakes: Vec::new(), events: Vec::new(), handshake_events: Vec::new() };
+    let handshakes = wake_handshakes.iter().map(|_| HandshakeOffice::default()).collect();
+    let mut offices = Offices { director: Vec::new(), events: Vec::new(), handshakes };
     let mut mesh_out: Vec<Vec<Option<Outbox<Mesh>>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
     let mut mesh_in: Vec<Vec<Consumer<Mesh>>> = (0..count).map(|_| Vec::new()).collect();
     for (from, out) in mesh_out.iter_mut().enumerate() {
@@ -237,14 +254,19 @@ pub fn connect(
     }
     let mails = mesh_out.into_iter().zip(mesh_in).zip(&wakes).map(|((mesh_out, mesh_in), wake)| {
         let (to_worker, from_director) = ring(COMMANDS, wake.clone());
-        let (keys_to_worker, from_handshakes) = ring(COMMANDS, wake.clone());
         let (events, to_director) = ring(EVENTS, wake_director.clone());
-        let (handshakes, to_handshakes) = ring(EVENTS, wake_handshakes.clone());
         offices.director.push(to_worker);
-        offices.handshakes.push(keys_to_worker);
         offices.events.push(to_director);
-        offices.handshake_events.push(to_handshakes);
-        Mail { commands: [from_director, from_handshakes], events, handshakes, mesh_out, mesh_in }
+        let (mut commands, mut handshakes) = (vec![from_director], Vec::new());
+        for (office, wake_thread) in offices.handshakes.iter_mut().zip(wake_handshakes) {
+            let (keys_to_worker, from_handshakes) = ring(COMMANDS, wake.clone());
+            let (outbox, to_handshakes) = ring(EVENTS, wake_thread.clone());
+            office.commands.push(keys_to_worker);
+            office.events.push(to_handshakes);
+            commands.push(from_handshakes);
+            handshakes.push(outbox);
+        }
+        Mail { commands, events, handshakes, mesh_out, mesh_in }
     });
     (mails.collect(), offices)
 }

@@ -47,7 +47,7 @@ impl Worker {
             Protocol::Rtcp => self.rtcp(id, packet, now),
             Protocol::Dtls => {
                 let record = HandshakeEvent::Datagram { peer: id, packet: packet.freeze(), at: now };
-                self.mail.handshakes.push(record).map_err(|_| DropReason::EventsFull)
+                self.mail.handshakes(id).push(record).map_err(|_| DropReason::EventsFull)
             }
             Protocol::Stun => Err(DropReason::StunUnexpected),
         }

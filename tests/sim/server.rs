@@ -20,6 +20,7 @@ use distributary::signal::handshakes::{self, Handshakes};
 use distributary::signal::negotiate::CodecPolicy;
 use distributary::units::{Micros, WorkerId};
 use distributary::worker::hold::Hold;
+use distributary::worker::mail::Wake;
 use distributary::worker::{Worker, mail};
 
 use super::random::{Random, mix};
@@ -36,7 +37,8 @@ pub struct Server {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     pub director: Director,
     pub gauges: Arc<Gauges>,
-    handshakes: Handshakes,
+    /// Two threads' worth, so that which one a session is on matters.
+    handshakes: Vec<Handshakes>,
     handle: Handle,
     /// Microseconds by which the server's clock has jumped ahead of everybody else's.
     pub skew: u64,
@@ -54,12 +56,12 @@ impl Server {
         let address: SocketAddr = ADDRESS.parse().expect("an address");
         let ios: Vec<Io> = (0..workers).map(|_| Io::Fake(Fake::new(Arena::leak(SLOTS)))).collect();
         let wakers: Vec<_> = ios.iter().map(Io::waker).collect();
-        let (mails, offices) = mail::connect(&wakers, Arc::new(|| {}), Arc::new(|| {}));
+        let (mails, offices) = mail::connect(&wakers, Arc::new(|| {}), &[Arc::new(|| {}), Arc::new(|| {})]);
         let identity = Identity::generate().expect("a certificate");
         let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
         let gauges: Arc<Gauges> = Arc::default();
-        let metrics: Vec<Arc<WorkerMetrics>> = (0..=workers).map(|_| Arc::default()).collect();
-        let (order_sender, orders) = mpsc::channel();
+        let metrics: Vec<Arc<WorkerMetrics>> = (0..workers + 2).map(|_| Arc::default()).collect();
+        let (order_senders, orders): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel()).unzip();
         let (notice_sender, notices) = mpsc::channel();
         let (request_sender, requests) = mpsc::sync_channel(64);
         let settings = Settings {
@@ -73,8 +75,7 @@ impl Server {
         let links = director::Links {
             requests,
             notices,
-            orders: order_sender,
-            wake_handshakes: Arc::new(|| {}),
+            handshakes: order_senders.into_iter().map(|orders| (orders, Arc::new(|| {}) as Wake)).collect(),
             commands: offices.director,
             events: offices.events,
             tables: metrics[..workers].to_vec(),
@@ -84,9 +85,13 @@ impl Server {
         let hold = Hold::new(choice, Micros::from_millis(15));
         let chance = Box::new(move || random.next());
         let director = Director::new(settings, links, handoff.clone(), gauges.clone(), chance);
-        let links =
-            handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
-        let handshakes = Handshakes::new(identity, links, metrics[workers].clone(), gauges.clone());
+        let threads = offices.handshakes.into_iter().zip(orders).zip(&metrics[workers..]);
+        let handshakes = threads
+            .map(|((office, orders), table)| {
+                let links = handshakes::Links { orders, notices: notice_sender.clone(), office };
+                Handshakes::new(identity.clone(), links, table.clone(), gauges.clone())
+            })
+            .collect();
         let parts = ios.into_iter().zip(mails).enumerate();
         let workers = parts
             .map(|(index, (io, mail))| (WorkerId(index as u8), io, mail, metrics[index].clone()))
@@ -146,7 +151,9 @@ impl Server {
                 }
             }
         }
-        self.handshakes.turn(self.now);
+        for handshakes in &mut self.handshakes {
+            handshakes.turn(self.now);
+        }
         self.director.turn(self.now);
     }
 
