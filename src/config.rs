@@ -50,6 +50,10 @@ pub struct Plan {
     /// 1 to [`crate::limits::HANDSHAKE_THREADS_MAX`].
     pub handshake_threads: usize,
     pub io: IoChoice,
+    pub steer: Steer,
+    /// Microseconds that a waiting worker polls the NIC before it sleeps; 0: none.
+    pub busy_poll_us: u16,
+    pub huge_pages: HugePages,
     pub hold: HoldChoice,
     pub max_hold: Micros,
     /// How long a worker looks for packets before it goes to sleep.
@@ -85,6 +89,9 @@ impl Default for Plan {
             slow_cores: Vec::new(),
             handshake_threads: 1,
             io: IoChoice::Auto,
+            steer: Steer::Hash,
+            busy_poll_us: 0,
+            huge_pages: HugePages::Auto,
             hold: HoldChoice::Adaptive,
             max_hold: Micros::from_millis(15),
             spin: Micros::ZERO,
@@ -180,6 +187,29 @@ choice! {
         Uring = "uring",
         /// recvmmsg and GSO by `quinn-udp`.
         Mmsg = "mmsg",
+    }
+}
+
+choice! {
+    /// Which worker a datagram comes to first.
+    Steer {
+        /// The one that the kernel's hash of the flow says, always the same.
+        #[default]
+        Hash = "hash",
+        /// The one pinned to the core on which the datagram arrived; see [`crate::io::steer`].
+        Cpu = "cpu",
+    }
+}
+
+choice! {
+    /// What the workers' arenas lie on; see [`crate::mem::memory`].
+    HugePages {
+        /// Reserved huge pages if enough are free, else transparent ones.
+        #[default]
+        Auto = "auto",
+        Transparent = "transparent",
+        /// Pages of 4 KiB.
+        Off = "off",
     }
 }
 

@@ -1,6 +1,9 @@
 //! Every capacity of the server in one place. A limit is a promise: each has a counted, documented behaviour when it is
 //! reached (the comment says which), and the assertions at the end keep them consistent with each other.
 
+/// Bytes of a cache line, for the layouts that are asserted: what a packet touches of each receiver.
+pub const CACHE_LINE_BYTES: usize = 64;
+
 /// Bytes of one arena slot: one received datagram with its kernel header. Larger datagrams are dropped (`oversize`).
 pub const SLOT_BYTES: usize = 2048;
 /// Bytes at the start of a slot reserved for the receive backend (io_uring writes its header, the source address and

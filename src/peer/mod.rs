@@ -2,16 +2,20 @@
 //!
 //! A [`Peer`] is made by the control plane, boxed, handed to the worker that claims it, and given back boxed when it ends.
 //! Nothing here does I/O: functions take `now` and a batch to write into, and return what the worker has to do next.
+//!
+//! A packet on its way to a receiver touches one cache line of its `Peer` and three of its [`Sender`], and at most nine with its
+//! key in [`srtp`]: the layouts are asserted where they are declared.
 
 pub mod feedback;
 pub mod receive;
 pub mod send;
 
+use std::mem::offset_of;
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
-use crate::limits::{ADDRESSES_PER_PEER, CONSENT_MILLIS_MAX};
+use crate::limits::{ADDRESSES_PER_PEER, CACHE_LINE_BYTES, CONSENT_MILLIS_MAX};
 use crate::mem::SendBatch;
 use crate::rtp::config::MediaConfig;
 use crate::secure::srtp;
@@ -20,31 +24,38 @@ use receive::Inbound;
 use send::Sender;
 
 /// Keys of both directions, made by the slow path when DTLS ends.
+#[repr(C)] // the direction of most packets first
 pub struct Keys {
-    pub inbound: srtp::Receiver,
     pub outbound: srtp::Sender,
+    pub inbound: srtp::Receiver,
 }
 
-/// One session.
+const _: () = assert!(offset_of!(Keys, outbound) == 0);
+
+/// One session. The first cache line is all that sending to it touches here.
+#[repr(C, align(64))]
 pub struct Peer {
-    pub id: PeerId,
     /// Where packets go: the remote end of the candidate pair of the last nominating check.
     address: Option<SocketAddr>,
+    keys: Option<Box<Keys>>,
+    pub senders: Box<[Sender]>,
+    /// The turn in which this peer was last put on the list of receivers to serve.
+    pub turn_mark: u64,
+
+    pub id: PeerId,
     /// Remote addresses that passed an authenticated check, newest last.
     checked: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
     /// The last authentic word of the client.
     last_heard: Micros,
-    keys: Option<Box<Keys>>,
     /// Set for a session that publishes.
     pub inbound: Option<Box<Inbound>>,
-    pub senders: Box<[Sender]>,
     /// The SSRC under which the server sends RTCP to this session.
     rtcp_ssrc: Ssrc,
-    /// The turn in which this peer was last put on the list of receivers to serve.
-    pub turn_mark: u64,
     /// The slow path knows who claimed this session.
     pub announced: bool,
 }
+
+const _: () = assert!(offset_of!(Peer, turn_mark) < CACHE_LINE_BYTES && offset_of!(Peer, id) == CACHE_LINE_BYTES);
 
 /// What an accepted STUN check changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,15 +74,15 @@ impl Peer {
         let inbound = (!tracks.is_empty()).then(|| Box::new(Inbound::new(media, tracks)));
         let senders = media.iter().filter_map(|media| Sender::new(media, seed())).collect();
         Peer {
-            id,
             address: None,
+            keys: None,
+            senders,
+            turn_mark: 0,
+            id,
             checked: ArrayVec::new(),
             last_heard: Micros::ZERO,
-            keys: None,
             inbound,
-            senders,
             rtcp_ssrc,
-            turn_mark: 0,
             announced: false,
         }
     }
