@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod gcc;
 pub mod media;
 pub mod nack;
 pub mod reception;

@@ -1,0 +1,212 @@
+//! Probing: short clusters sent faster than the estimate, to find capacity that waiting would take a minute to find.
+//!
+//! Source: libwebrtc's `goog_cc/probe_controller.cc` (when, and how fast) and `probe_bitrate_estimator.cc` (what a cluster tells). At the start
+//! at three and six times the start rate; twice further as long as a cluster reaches 70 % of what was asked; and now and then after that.
+//!
+//! Libwebrtc asks again only while its sender has little to send. Here it is done whenever the queue is empty: a path that has become
+//! ten times faster would else take half a minute to be believed, and a cluster of 15 ms does no harm to one that has not.
+
+use arrayvec::ArrayVec;
+
+use crate::units::{Bitrate, Micros};
+
+/// Length of a cluster.
+const CLUSTER_MICROS: u64 = 15_000;
+const CLUSTER_PACKETS: u32 = 5;
+/// Clusters that are remembered until their feedback has come.
+const CLUSTERS: usize = 8;
+/// A cluster without feedback for so long is lost.
+const CLUSTER_TIMEOUT: u64 = 1_000_000;
+/// A cluster tells something if so much of it was received.
+const RECEIVED_MIN: f64 = 0.8;
+const INTERVAL_MAX: u64 = 1_000_000;
+/// Received slower than this part of the rate of sending: the path was full.
+const SATURATED_BELOW: f64 = 0.9;
+const SATURATED_TARGET: f64 = 0.95;
+/// Further probing goes on while this part of the last probe's rate was reached.
+const FURTHER_ABOVE: f64 = 0.7;
+const FURTHER_FACTOR: f64 = 2.0;
+const START_FACTORS: [f64; 2] = [3.0, 6.0];
+/// Between two probes without other reason.
+const AGAIN_INTERVAL: Micros = Micros::from_secs(5);
+const AGAIN_FACTOR: f64 = 2.0;
+/// A result that arrives faster than this part of the time is not believed.
+const RECEIVED_RATIO_MAX: f64 = 2.0;
+
+/// A cluster to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub id: u32,
+    pub rate: Bitrate,
+    /// At least so many packets and bytes.
+    pub packets: u32,
+    pub bytes: usize,
+}
+
+/// What has come back of one.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    cluster: Cluster,
+    told: Micros,
+    packets: u32,
+    bytes: usize,
+    sent: (Micros, Micros),
+    arrived: (Micros, Micros),
+    last_bytes: usize,
+    first_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Prober {
+    max: Bitrate,
+    next_id: u32,
+    waiting: ArrayVec<Cluster, CLUSTERS>,
+    seen: ArrayVec<Seen, CLUSTERS>,
+    /// A result above this asks for another probe.
+    further_above: Option<Bitrate>,
+    probed: Micros,
+}
+
+impl Prober {
+    pub fn new(start: Bitrate, max: Bitrate, now: Micros) -> Self {
+        let mut prober =
+            Prober { max, next_id: 1, waiting: ArrayVec::new(), seen: ArrayVec::new(), further_above: None, probed: now };
+        for factor in START_FACTORS {
+            prober.ask(Bitrate((start.0 as f64 * factor) as u64), now);
+        }
+        prober
+    }
+
+    /// The next cluster to send.
+    pub fn next(&mut self) -> Option<Cluster> {
+        self.waiting.pop_at(0)
+    }
+
+    /// Asks for a probe if there was none for a while.
+    pub fn again(&mut self, estimate: Bitrate, now: Micros) {
+        if now.since(self.probed) >= AGAIN_INTERVAL.0 && self.waiting.is_empty() && estimate < self.max {
+            self.ask(Bitrate((estimate.0 as f64 * AGAIN_FACTOR) as u64), now);
+        }
+    }
+
+    /// A packet of a cluster arrived. Gives the rate that the cluster has shown, once enough of it has come.
+    pub fn packet(&mut self, id: u32, sent: Micros, arrived: Micros, bytes: usize, now: Micros) -> Option<Bitrate> {
+        self.seen.retain(|seen| now.since(seen.told) < CLUSTER_TIMEOUT);
+        let seen = self.seen.iter_mut().find(|seen| seen.cluster.id == id)?;
+        if seen.packets == 0 {
+            (seen.sent, seen.arrived) = ((sent, sent), (arrived, arrived));
+            (seen.first_bytes, seen.last_bytes) = (bytes, bytes);
+        }
+        seen.packets += 1;
+        seen.bytes += bytes;
+        seen.sent.0 = seen.sent.0.min(sent);
+        if sent >= seen.sent.1 {
+            (seen.sent.1, seen.last_bytes) = (sent, bytes);
+        }
+        if arrived < seen.arrived.0 {
+            (seen.arrived.0, seen.first_bytes) = (arrived, bytes);
+        }
+        seen.arrived.1 = seen.arrived.1.max(arrived);
+        let rate = shown(seen)?;
+        self.further(rate, now);
+        Some(rate)
+    }
+
+    fn further(&mut self, rate: Bitrate, now: Micros) {
+        if self.further_above.is_some_and(|above| rate > above) && self.waiting.is_empty() {
+            self.ask(Bitrate((rate.0 as f64 * FURTHER_FACTOR) as u64), now);
+        }
+    }
+
+    fn ask(&mut self, rate: Bitrate, now: Micros) {
+        let rate = rate.min(self.max);
+        if self.waiting.is_full() {
+            return;
+        }
+        let bytes = (rate.0 * CLUSTER_MICROS / 8_000_000) as usize;
+        let cluster = Cluster { id: self.next_id, rate, packets: CLUSTER_PACKETS, bytes };
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        self.waiting.push(cluster);
+        if self.seen.is_full() {
+            self.seen.remove(0);
+        }
+        let never = (Micros::ZERO, Micros::ZERO);
+        let (packets, bytes, last_bytes, first_bytes) = (0, 0, 0, 0);
+        self.seen.push(Seen { cluster, told: now, packets, bytes, sent: never, arrived: never, last_bytes, first_bytes });
+        // At the limit there is nothing further to find.
+        self.further_above = (rate < self.max).then_some(Bitrate((rate.0 as f64 * FURTHER_ABOVE) as u64));
+        self.probed = now;
+    }
+}
+
+/// The rate at which a cluster went through, if enough of it did.
+fn shown(seen: &Seen) -> Option<Bitrate> {
+    let enough = f64::from(seen.packets) >= RECEIVED_MIN * f64::from(seen.cluster.packets)
+        && seen.bytes as f64 >= RECEIVED_MIN * seen.cluster.bytes as f64;
+    let (sending, receiving) = (seen.sent.1.since(seen.sent.0), seen.arrived.1.since(seen.arrived.0));
+    if !enough || sending == 0 || receiving == 0 || sending > INTERVAL_MAX || receiving > INTERVAL_MAX {
+        return None;
+    }
+    // The last packet sent, and the first received, mark the ends of the intervals and are not in them.
+    let rate = |bytes: usize, micros: u64| bytes as f64 * 8e6 / micros as f64;
+    let sent = rate(seen.bytes - seen.last_bytes, sending);
+    let received = rate(seen.bytes - seen.first_bytes, receiving);
+    if received > RECEIVED_RATIO_MAX * sent {
+        return None;
+    }
+    let found = if received < SATURATED_BELOW * sent { SATURATED_TARGET * received } else { sent.min(received) };
+    Some(Bitrate(found as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends the next cluster over a path of that capacity; what it shows.
+    fn probe(prober: &mut Prober, capacity: u64, now: Micros) -> Option<Bitrate> {
+        let cluster = prober.next()?;
+        let gap = 1200 * 8_000_000 / cluster.rate.0;
+        let on_path = gap.max(1200 * 8_000_000 / capacity);
+        let packets = cluster.packets.max(cluster.bytes.div_ceil(1200) as u32);
+        let mut found = None;
+        for index in 0..u64::from(packets) {
+            let (sent, arrived) = (now + Micros(index * gap), now + Micros(30_000 + index * on_path));
+            found = prober.packet(cluster.id, sent, arrived, 1200, now + Micros::from_millis(60)).or(found);
+        }
+        found
+    }
+
+    #[test]
+    fn the_start_finds_a_fast_path_in_a_few_clusters() {
+        let mut prober = Prober::new(Bitrate::kbps(300), Bitrate::kbps(20_000), Micros::ZERO);
+        let mut found = Bitrate::default();
+        let mut now = Micros::ZERO;
+        while let Some(rate) = probe(&mut prober, 8_000_000, now) {
+            found = found.max(rate);
+            now = now + Micros::from_millis(200);
+        }
+        assert!((7_000_000..8_100_000).contains(&found.0), "{found:?}");
+        assert!(now <= Micros::from_millis(1_200), "after {now:?}");
+    }
+
+    #[test]
+    fn a_full_path_shows_its_capacity() {
+        let mut prober = Prober::new(Bitrate::kbps(1000), Bitrate::kbps(20_000), Micros::ZERO);
+        let shown = probe(&mut prober, 1_500_000, Micros::ZERO).unwrap();
+        assert!((1_350_000..1_500_000).contains(&shown.0), "{shown:?}");
+        assert!(probe(&mut prober, 1_500_000, Micros::from_millis(200)).is_some(), "the second one of the start");
+        assert_eq!(prober.next(), None, "nothing further");
+    }
+
+    #[test]
+    fn lies_are_not_believed() {
+        let mut prober = Prober::new(Bitrate::kbps(1000), Bitrate::kbps(20_000), Micros::ZERO);
+        let cluster = prober.next().unwrap();
+        for index in 0..20 {
+            // Ten times as fast as sent, and an id that was never given.
+            let (sent, arrived) = (Micros(index * 3_200), Micros(30_000 + index * 320));
+            assert_eq!(prober.packet(cluster.id, sent, arrived, 1200, Micros(60_000)), None);
+            assert_eq!(prober.packet(77, sent, sent, 1200, Micros(60_000)), None);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The rate that follows from the detector: additive increase, multiplicative decrease.
+//!
+//! Source: draft-ietf-rmcat-gcc-02 §5.5, with libwebrtc's `goog_cc/aimd_rate_control.cc` and `link_capacity_estimator.cc`: near a rate
+//! at which the path was overused before it grows by about a packet a round trip, far from it by 8 % a second.
+
+use super::trendline::Usage;
+use crate::units::{Bitrate, Micros};
+
+const BACKOFF: f64 = 0.85;
+/// Growth far from the known capacity, per second.
+const GROWTH: f64 = 1.08;
+const GROWTH_MIN_BPS: f64 = 1_000.0;
+const GROWTH_NEAR_MIN_BPS: f64 = 4_000.0;
+/// The rate never goes further above what has arrived.
+const ABOVE_ACKNOWLEDGED: f64 = 1.5;
+const ABOVE_ACKNOWLEDGED_BPS: f64 = 10_000.0;
+const PACKET_BITS: f64 = 1200.0 * 8.0;
+const FRAMES_PER_SECOND: f64 = 30.0;
+/// Time until a change shows: the round trip and what the detector takes.
+const DETECTION_SECONDS: f64 = 0.1;
+const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Hold,
+    Increase,
+    Decrease,
+}
+
+/// What the path was seen to carry when it was overused: mean and variance, in kilobits per second.
+#[derive(Clone, Debug, Default)]
+struct Capacity {
+    estimate: Option<f64>,
+    deviation: f64,
+}
+
+impl Capacity {
+    fn update(&mut self, sample: Bitrate, weight: f64) {
+        let sample = sample.0 as f64 / 1e3;
+        let estimate = self.estimate.map_or(sample, |estimate| (1.0 - weight) * estimate + weight * sample);
+        self.estimate = Some(estimate);
+        let error = estimate - sample;
+        self.deviation = ((1.0 - weight) * self.deviation + weight * error * error / estimate.max(1.0)).clamp(0.4, 2.5);
+    }
+
+    /// Three standard deviations around the mean, in bits per second.
+    fn bounds(&self) -> Option<(f64, f64)> {
+        let estimate = self.estimate?;
+        let spread = 3.0 * (self.deviation * estimate).sqrt();
+        Some(((estimate - spread).max(0.0) * 1e3, (estimate + spread) * 1e3))
+    }
+}
+
+/// The delay-based target.
+#[derive(Clone, Debug)]
+pub struct RateControl {
+    state: State,
+    target: f64,
+    min: f64,
+    max: f64,
+    capacity: Capacity,
+    round_trip: Micros,
+    changed: Option<Micros>,
+}
+
+impl RateControl {
+    pub fn new(start: Bitrate, min: Bitrate, max: Bitrate) -> Self {
+        RateControl {
+            state: State::Hold,
+            target: start.0 as f64,
+            min: min.0 as f64,
+            max: max.0 as f64,
+            capacity: Capacity::default(),
+            round_trip: Micros::from_millis(200),
+            changed: None,
+        }
+    }
+
+    pub fn target(&self) -> Bitrate {
+        Bitrate(self.target as u64)
+    }
+
+    pub fn set_round_trip(&mut self, round_trip: Micros) {
+        self.round_trip = round_trip;
+    }
+
+    /// A rate that is known by other means: a probe's.
+    pub fn set(&mut self, target: Bitrate, now: Micros) {
+        self.target = (target.0 as f64).clamp(self.min, self.max);
+        self.changed = Some(now);
+    }
+
+    /// Follows what the detector says. `acknowledged`: the rate at which packets arrive.
+    pub fn update(&mut self, usage: Usage, acknowledged: Option<Bitrate>, idle: bool, now: Micros) {
+        match (usage, acknowledged) {
+            (Usage::Over, Some(rate)) if self.may_reduce(rate, now) => self.decrease(rate, now),
+            // Nothing has been measured yet, and there is a queue: half of it, once a round trip.
+            (Usage::Over, None) if self.changed.is_none_or(|at| now.since(at) >= self.reduction_interval()) => {
+                self.set(Bitrate((self.target / 2.0) as u64), now);
+            }
+            (Usage::Over, _) => {}
+            (Usage::Under, _) => self.state = State::Hold,
+            (Usage::Normal, _) => self.increase(acknowledged, idle, now),
+        }
+    }
+
+    fn reduction_interval(&self) -> u64 {
+        self.round_trip.0.clamp(REDUCTION_INTERVAL.0, REDUCTION_INTERVAL.1)
+    }
+
+    fn may_reduce(&self, acknowledged: Bitrate, now: Micros) -> bool {
+        self.state != State::Hold
+            || self.changed.is_none_or(|at| now.since(at) >= self.reduction_interval())
+            || (acknowledged.0 as f64) < 0.5 * self.target
+    }
+
+    fn decrease(&mut self, acknowledged: Bitrate, now: Micros) {
+        self.state = State::Decrease;
+        let rate = acknowledged.0 as f64;
+        let mut reduced = BACKOFF * rate;
+        if reduced > self.target
+            && let Some(capacity) = self.capacity.estimate
+        {
+            reduced = BACKOFF * capacity * 1e3;
+        }
+        self.target = self.target.min(reduced).clamp(self.min, self.max);
+        if self.capacity.bounds().is_some_and(|(lower, _)| rate < lower) {
+            self.capacity = Capacity::default();
+        }
+        self.capacity.update(acknowledged, 0.05);
+        // What is in the queue has to drain first.
+        self.state = State::Hold;
+        self.changed = Some(now);
+    }
+
+    fn increase(&mut self, acknowledged: Option<Bitrate>, idle: bool, now: Micros) {
+        if self.state == State::Hold {
+            self.state = State::Increase;
+            // Growth is counted from here.
+            self.changed = Some(now);
+            return;
+        }
+        let seconds = self.changed.map_or(0.0, |at| (now.since(at) as f64 / 1e6).min(1.0));
+        self.changed = Some(now);
+        // An idle sender's rate proves nothing: it grows by probes alone.
+        if idle {
+            return;
+        }
+        let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
+        if let (Some(rate), Some((_, upper))) = (acknowledged, self.capacity.bounds())
+            && rate.0 as f64 > upper
+        {
+            self.capacity = Capacity::default();
+        }
+        if self.target < limit {
+            let growth = match self.capacity.estimate {
+                Some(_) => seconds * self.growth_near_capacity(),
+                None => (self.target * (GROWTH.powf(seconds) - 1.0)).max(GROWTH_MIN_BPS * seconds),
+            };
+            self.target = (self.target + growth).min(limit).clamp(self.min, self.max);
+        }
+    }
+
+    /// Bits per second, per second: about a packet in the time that a change takes to show.
+    fn growth_near_capacity(&self) -> f64 {
+        let frame = self.target / FRAMES_PER_SECOND;
+        let packet = frame / (frame / PACKET_BITS).ceil().max(1.0);
+        let response = 2.0 * (self.round_trip.0 as f64 / 1e6 + DETECTION_SECONDS);
+        (packet / response).max(GROWTH_NEAR_MIN_BPS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control() -> RateControl {
+        RateControl::new(Bitrate::kbps(1000), Bitrate::kbps(30), Bitrate::kbps(10_000))
+    }
+
+    #[test]
+    fn it_grows_by_8_percent_a_second_until_overuse_and_slowly_after_that() {
+        let (mut control, mut now) = (control(), Micros::from_secs(1));
+        let grow = |control: &mut RateControl, now: &mut Micros| {
+            for _ in 0..51 {
+                control.update(Usage::Normal, Some(control.target()), false, *now);
+                *now = *now + Micros::from_millis(100);
+            }
+        };
+        grow(&mut control, &mut now);
+        let grown = control.target().0;
+        assert!((1_440_000..1_490_000).contains(&grown), "{grown}");
+        control.update(Usage::Over, Some(Bitrate(grown)), false, now);
+        assert_eq!(control.target().0, (0.85 * grown as f64) as u64);
+        let reduced = control.target().0;
+        control.update(Usage::Over, Some(Bitrate(grown)), false, now + Micros::from_millis(50));
+        assert_eq!(control.target().0, reduced, "not twice in a round trip");
+        now = now + Micros::from_secs(1);
+        grow(&mut control, &mut now);
+        let slowly = control.target().0 - reduced;
+        assert!((20_000..150_000).contains(&slowly), "{slowly}");
+    }
+
+    #[test]
+    fn it_stays_within_bounds_and_near_what_arrives() {
+        let mut control = control();
+        let mut now = Micros::from_secs(1);
+        for _ in 0..600 {
+            control.update(Usage::Normal, Some(Bitrate::kbps(800)), false, now);
+            now = now + Micros::from_millis(100);
+        }
+        assert_eq!(control.target(), Bitrate::kbps(1210));
+        for _ in 0..60 {
+            control.update(Usage::Over, Some(Bitrate(control.target().0 / 2)), false, now);
+            now = now + Micros::from_millis(500);
+        }
+        assert_eq!(control.target(), Bitrate::kbps(30));
+    }
+
+    #[test]
+    fn an_idle_sender_proves_nothing() {
+        let mut control = control();
+        for step in 0..100 {
+            control.update(Usage::Normal, Some(Bitrate::kbps(900)), true, Micros::from_millis(1000 + step * 100));
+        }
+        assert_eq!(control.target(), Bitrate::kbps(1000));
+    }
+}
