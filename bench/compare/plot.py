@@ -135,10 +135,12 @@ def bars(path, title, rows, legend=()):
 
 def limits(path, found, size):
     def range_of(ns):
-        return ns["median"], ns["min"], ns["max"]
+        # 0 for a step that could not be taken.
+        return ns["median"] or 0, ns["min"] or 0, ns["max"] or 0
 
     steps = [step["step"] for step in found["sinks"][0]["steps"]]
     rows = [(step, [range_of(sink["steps"][index]["ns"][size]) for sink in found["sinks"]]) for index, step in enumerate(steps)]
+    rows += [(f"receive, {step['step']}", [range_of(step["ns"][size])]) for step in found["receive"]]
     rows.append(("AES-128-GCM, 500 keys", [range_of(found["seal_ns"][size])]))
     title = f"CPU ns for one packet of {size} bytes: median, and range"
     return bars(path, title, rows, [sink["name"] for sink in found["sinks"]])

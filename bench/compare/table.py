@@ -83,13 +83,17 @@ def limits(found):
     lines = []
 
     def cell(ns):
-        return f"{ns['median']:.0f} ({ns['min']:.0f}–{ns['max']:.0f})"
+        return f"{ns['median']:.0f} ({ns['min']:.0f}–{ns['max']:.0f})" if ns["median"] is not None else "–"
 
     seal = [cell(found["seal_ns"][size]) for size in SIZES]
     text += f"AES-128-GCM, {found['receivers']} keys in turn, copy included: {seal[0]} for 1200 bytes, {seal[1]} for 120.\n\n"
     for index, step in enumerate(columns[0]["steps"]):
         lines.append([step["step"], *(cell(sink["steps"][index]["ns"][size]) for sink in columns for size in SIZES)])
     text += rows(["send", *(f"{sink['name']}, {size} B" for sink in columns for size in SIZES)], lines)
+    text += "\n" + rows(
+        ["receive on loopback, the reader's part", *(f"{size} B" for size in SIZES)],
+        [[step["step"], *(cell(step["ns"][size]) for size in SIZES)] for step in found["receive"]],
+    )
     for sink in found["missing"]:
         text += f"\nNot available: {sink['name']}: {sink['reason']}.\n"
     return text
