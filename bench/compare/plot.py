@@ -1,7 +1,10 @@
-"""The results as SVG, written by hand: lines over the number of viewers, and bars of the machine's limits."""
+"""The results as SVG, written by hand: lines over the number of viewers, and bars."""
 
 import math
 from xml.sax.saxutils import escape
+
+import table
+from measure import ours
 
 # Ours in blues, from no hold to the longest; peers in other colours.
 COLOURS = {
@@ -12,6 +15,7 @@ COLOURS = {
     "pion": "#7570b3",
     "janus-1": "#1b9e77",
     "janus": "#66a61e",
+    "livekit": "#e7298a",
 }
 OTHER = "#888888"
 LEFT, TOP, RIGHT, BOTTOM = 70, 50, 210, 55
@@ -99,52 +103,85 @@ def lines(path, title, unit, series):
     return True
 
 
-def bars(path, limits, size):
-    steps = [step["step"] for step in limits["sinks"][0]["steps"]]
-    shades = ["#bdbdbd", "#4292c6", "#9ecae1"]
-    rows = [(step, [sink["steps"][index]["ns"][size] for sink in limits["sinks"]]) for index, step in enumerate(steps)]
-    rows.append(("AES-128-GCM, 500 keys", [limits["seal_ns"][size]]))
-    most = max(ns["max"] for _, values in rows for ns in values)
-    bar, left, right = 15, 250, 70
-    height = TOP + 40 + sum(len(values) * bar + 12 for _, values in rows) + 16 * len(limits["sinks"])
-    drawing = Drawing(f"CPU ns for one packet of {size} bytes: median, and range", height=height)
-    y = TOP + 4
-    for step, values in rows:
-        drawing.text(left - 10, y + len(values) * bar / 2 + 4, step, anchor="end")
-        for shade, ns in zip(shades if len(values) > 1 else ["#d95f02"], values):
-            scale = (WIDTH - left - right) / most
-            drawing.add(f'<rect x="{left}" y="{y}" width="{ns["median"] * scale:.1f}" height="{bar - 3}" fill="{shade}"/>')
-            drawing.line(left + ns["min"] * scale, y + 6, left + ns["max"] * scale, y + 6, "#444", 1)
-            drawing.text(left + max(ns["median"], ns["max"]) * scale + 6, y + 10, f"{ns['median']:.0f}", size=11)
+SHADES = ["#bdbdbd", "#4292c6", "#9ecae1"]
+ALONE = "#d95f02"
+
+
+def bars(path, title, rows, legend=()):
+    """`rows`: label and [(median, least, most)], one for each entry of the legend; one alone has a colour of its own."""
+    values = [value for _, group in rows for value in group]
+    if not values:
+        return False
+    most = max(max(value) for value in values) or 1
+    bar, left, right = 15, 300, 70
+    height = TOP + 40 + sum(len(group) * bar + 12 for _, group in rows) + 16 * len(legend)
+    drawing = Drawing(title, height=height)
+    y, scale = TOP + 4, (WIDTH - left - right) / most
+    for label, group in rows:
+        drawing.text(left - 10, y + len(group) * bar / 2 + 4, label, anchor="end", size=11)
+        for shade, (median, low, high) in zip(SHADES if len(group) > 1 else [ALONE], group):
+            drawing.add(f'<rect x="{left}" y="{y}" width="{median * scale:.1f}" height="{bar - 3}" fill="{shade}"/>')
+            drawing.line(left + low * scale, y + 6, left + high * scale, y + 6, "#444", 1)
+            drawing.text(left + max(median, high) * scale + 6, y + 10, f"{median:.3g}" if median < 100 else f"{median:.0f}", size=11)
             y += bar
         y += 12
-    for shade, sink in zip(shades, limits["sinks"]):
+    for shade, text in zip(SHADES, legend):
         y += 16
         drawing.add(f'<rect x="{left}" y="{y - 10}" width="12" height="12" fill="{shade}"/>')
-        drawing.text(left + 18, y, sink["name"])
+        drawing.text(left + 18, y, text)
     drawing.save(path)
+    return True
+
+
+def limits(path, found, size):
+    def range_of(ns):
+        # 0 for a step that could not be taken.
+        return ns["median"] or 0, ns["min"] or 0, ns["max"] or 0
+
+    steps = [step["step"] for step in found["sinks"][0]["steps"]]
+    rows = [(step, [range_of(sink["steps"][index]["ns"][size]) for sink in found["sinks"]]) for index, step in enumerate(steps)]
+    rows += [(f"receive, {step['step']}", [range_of(step["ns"][size])]) for step in found["receive"]]
+    rows.append(("AES-128-GCM, 500 keys", [range_of(found["seal_ns"][size])]))
+    title = f"CPU ns for one packet of {size} bytes: median, and range"
+    return bars(path, title, rows, [sink["name"] for sink in found["sinks"]])
+
+
+def over_viewers(results, out):
+    cells = [cell for part in ("us", "beside") for cell in results.get(part, [])]
+    for value, title, unit in [
+        ("cpu", "CPU time for each forwarded packet (one core, loopback, 2.5 Mb/s video and audio)", "µs, logarithmic"),
+        ("p50", "Latency from publisher to viewer's socket, median", "ms, logarithmic"),
+        ("p99", "Latency from publisher to viewer's socket, 99 %", "ms, logarithmic"),
+    ]:
+        series = {name: {} for name in COLOURS}
+        for cell in cells:
+            usual = not ours(cell) or (cell["workers"], cell["io"], cell["gro"]) == (1, "uring", True)
+            if cell["media"] != "video" or value not in cell["values"] or not usual:
+                continue
+            name = f"distributary, hold {cell['hold']}" if ours(cell) else cell["who"]
+            # What stands beside the peers is what is to be compared with them.
+            series.setdefault(name, {})[cell["viewers"]] = (cell["viewers"], *cell["values"][value])
+        if lines(out / f"{value}.svg", title, unit, {name: list(points.values()) for name, points in series.items()}):
+            yield f"{value}.svg"
 
 
 def write(results, out):
     """What was written."""
     written = []
     if "limits" in results:
-        for size in ("1200", "120"):
-            bars(out / f"limits-{size}.svg", results["limits"], size)
-            written.append(f"limits-{size}.svg")
-    for value, title, unit in [
-        ("cpu", "CPU time for each forwarded packet (one core, loopback, 2.5 Mb/s video and audio)", "µs, logarithmic"),
-        ("p50", "Latency from publisher to viewer's socket, median", "ms, logarithmic"),
-        ("p99", "Latency from publisher to viewer's socket, 99 %", "ms, logarithmic"),
-    ]:
-        series = {name: [] for name in COLOURS}
-        for cell in results["cells"]:
-            ours = cell["who"] == "distributary"
-            usual = not ours or (cell["workers"], cell["io"], cell["gro"]) == (1, "uring", True)
-            if cell["media"] != "video" or value not in cell["values"] or not usual:
-                continue
-            name = f"distributary, hold {cell['hold']}" if ours else cell["who"]
-            series.setdefault(name, []).append((cell["viewers"], *cell["values"][value]))
-        if lines(out / f"{value}.svg", title, unit, series):
-            written.append(f"{value}.svg")
+        written += [f"limits-{size}.svg" for size in ("1200", "120") if limits(out / f"limits-{size}.svg", results["limits"], size)]
+    written += over_viewers(results, out)
+    rows = [
+        (f"{table.server(cell)}" + (f", {cell['media']}, {cell['io']}" if ours(cell) else ""), [(cell["viewers"],) * 3])
+        for cell in results.get("saturation", [])
+    ]
+    if bars(out / "saturation.svg", "The most viewers of one stream that one core serves well", rows):
+        written.append("saturation.svg")
+    rows = [
+        (f"{cell['viewers']} viewers, {cell['rooms']} rooms, {table.server(cell)}", [cell["values"][v] for v in ("p50", "p99", "p999")])
+        for cell in results.get("latency", [])
+        if "p50" in cell["values"]
+    ]
+    if bars(out / "latency.svg", "Latency at half load, ms", rows, ["p50", "p99", "p99.9"]):
+        written.append("latency.svg")
     return written

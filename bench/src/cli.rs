@@ -22,23 +22,6 @@ pub enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IoBackend {
-    Auto,
-    Uring,
-    Mmsg,
-}
-
-impl IoBackend {
-    pub fn name(self) -> &'static str {
-        match self {
-            IoBackend::Auto => "auto",
-            IoBackend::Uring => "uring",
-            IoBackend::Mmsg => "mmsg",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Audio {
     /// Video and audio
     On,
@@ -125,9 +108,9 @@ pub struct Options {
     /// Worker threads of a started server
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub workers: u32,
-    /// I/O backend of a started server
-    #[arg(long, value_enum, default_value_t = IoBackend::Auto)]
-    pub io: IoBackend,
+    /// I/O backend of a started server: auto, uring, mmsg or xdp:INTERFACE. With --sink the interfaces are veth-server and ifb-sink
+    #[arg(long, default_value = "auto", value_parser = io_backend)]
+    pub io: String,
     /// Cores for a started server, like 0,1. Default: as many as workers, from 0
     #[arg(long, value_delimiter = ',', value_name = "CORES")]
     pub server_cores: Vec<usize>,
@@ -180,6 +163,15 @@ pub fn from_environment() -> Action {
     cli.action
 }
 
+/// Whether the server was built with it, and has that interface, it says itself.
+fn io_backend(text: &str) -> Result<String, String> {
+    let known = match text.split_once(':') {
+        Some((kind, interface)) => kind == "xdp" && !interface.is_empty(),
+        None => ["auto", "uring", "mmsg"].contains(&text),
+    };
+    if known { Ok(text.to_owned()) } else { Err("there are: auto, uring, mmsg, xdp:INTERFACE".into()) }
+}
+
 /// What the types of the options do not say.
 fn check(options: &Options) -> Result<(), String> {
     if !(1.0..=100.0).contains(&options.pacing) {
@@ -191,7 +183,7 @@ fn check(options: &Options) -> Result<(), String> {
         return Err(format!("--server-binary {}: there is no such file; build it with: cargo build --release", binary.display()));
     }
     if options.server_binary.is_none()
-        && (options.io != IoBackend::Auto || options.workers != 1 || !options.server_cores.is_empty())
+        && (options.io != "auto" || options.workers != 1 || !options.server_cores.is_empty())
     {
         return Err("--io, --workers and --server-cores are for a server started with --server-binary".into());
     }
@@ -247,5 +239,8 @@ mod tests {
         assert!(refused(&["--url", "http://127.0.0.1:1", "--viewers", "0"]));
         assert!(refused(&["--url", "http://127.0.0.1:1", "--server-binary", "/bin/true"]));
         assert!(refused(&["--whip-url", "http://127.0.0.1:1/a"]));
+        for io in ["epoll", "xdp", "xdp:", "mmsg:eth0"] {
+            assert!(refused(&["--server-binary", "/bin/true", "--io", io]), "{io}");
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Server {
             command.env("DISTRIBUTARY_LIMITS_LOAD", "100");
         }
         command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--log-level", "warn"]);
-        command.args(["--workers", &options.workers.to_string(), "--io", options.io.name()]);
+        command.args(["--workers", &options.workers.to_string(), "--io", &options.io]);
         if let Some(sink) = sink {
             command.args(["--bind", &sink.server().to_string()]);
         }

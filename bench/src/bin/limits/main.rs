@@ -9,9 +9,15 @@
 //!   (segmentation offload) and frees what is sent.
 //! - the same, made to refuse trains (`gso_max_segs 1`), so that the kernel cuts them: a NIC without segmentation offload.
 
+//!
+//! A step that this process may not take, or this kernel does not have, has no figures.
+
+mod frame;
 #[path = "../../sys.rs"]
 #[allow(dead_code, reason = "the generator's module; only a part is needed here")]
 mod generator_sys;
+mod receive;
+mod ring;
 mod sys;
 
 use std::io;
@@ -24,6 +30,10 @@ use std::time::Duration;
 use clap::Parser;
 use distributary::secure::srtp::{MasterKey, Profile, Sender};
 use serde_json::{Value, json};
+
+use receive::Receive;
+use ring::Ring;
+use sys::PacketSocket;
 
 const RECEIVERS: usize = 500;
 /// A receiver's share of a round. A multiple of the longest train.
@@ -49,35 +59,55 @@ struct Options {
 #[derive(Clone, Copy)]
 enum Step {
     Sendto,
-    Connected,
+    /// A send for each train, by a socket of its own for each receiver.
+    Connected { train: usize },
+    /// The same, 64 at a time by io_uring.
+    Ring { train: usize },
     /// sendmmsg of so many messages, each a train of so many packets.
-    Batch {
-        messages: usize,
-        train: usize,
-    },
+    Batch { messages: usize, train: usize },
+    /// The same of frames, by AF_PACKET.
+    Frames { messages: usize, train: usize },
 }
 
-const STEPS: [(&str, Step); 5] = [
+impl Step {
+    fn train(self) -> usize {
+        match self {
+            Step::Sendto => 1,
+            Step::Connected { train } | Step::Ring { train } | Step::Batch { train, .. } | Step::Frames { train, .. } => train,
+        }
+    }
+}
+
+const STEPS: [(&str, Step); 10] = [
     ("sendto", Step::Sendto),
-    ("connected socket per receiver, send", Step::Connected),
+    ("connected socket per receiver, send", Step::Connected { train: 1 }),
+    ("the same, trains of 8", Step::Connected { train: 8 }),
+    ("the same by io_uring SEND x64", Step::Ring { train: 1 }),
+    ("the same by io_uring, trains of 8", Step::Ring { train: 8 }),
     ("sendmmsg x64", Step::Batch { messages: 64, train: 1 }),
     ("sendmmsg x8, trains of 8", Step::Batch { messages: 8, train: 8 }),
     ("sendmmsg x2, trains of 32", Step::Batch { messages: 2, train: 32 }),
+    ("AF_PACKET, virtio-net header x64", Step::Frames { messages: 64, train: 1 }),
+    ("AF_PACKET, virtio-net header x8, trains of 8", Step::Frames { messages: 8, train: 8 }),
 ];
 
 /// Where packets go: a socket, 500 addresses, and as many connected sockets.
 struct Sink {
     name: &'static str,
     socket: UdpSocket,
+    /// Where frames say that they are from.
+    from: SocketAddrV4,
     targets: Vec<SocketAddrV4>,
     connected: Vec<UdpSocket>,
+    frames: Option<PacketSocket>,
+    ring: Option<Ring>,
     /// A step and a size; nanoseconds per packet of each round.
     results: Vec<Vec<f64>>,
 }
 
 impl Sink {
     /// The receivers are successive addresses from `first` on.
-    fn new(name: &'static str, first: Ipv4Addr, port: u16) -> io::Result<Sink> {
+    fn new(name: &'static str, device: &str, from: Ipv4Addr, first: Ipv4Addr, port: u16) -> io::Result<Sink> {
         let targets: Vec<_> =
             (0..RECEIVERS as u32).map(|index| SocketAddrV4::new((u32::from(first) + index).into(), port)).collect();
         let connect = |target: &SocketAddrV4| {
@@ -85,22 +115,39 @@ impl Sink {
             socket.connect(target).map(|()| socket)
         };
         let connected = targets.iter().map(connect).collect::<io::Result<_>>()?;
-        let results = vec![Vec::new(); STEPS.len() * SIZES.len()];
-        Ok(Sink { name, socket: UdpSocket::bind("0.0.0.0:0")?, targets, connected, results })
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        Ok(Sink {
+            name,
+            from: SocketAddrV4::new(from, socket.local_addr()?.port()),
+            socket,
+            targets,
+            connected,
+            frames: PacketSocket::open(device).ok(),
+            ring: Ring::new().ok(),
+            results: vec![Vec::new(); STEPS.len() * SIZES.len()],
+        })
     }
 
     fn round(&mut self, arena: &[u8]) -> io::Result<()> {
-        for (place, (step, size)) in STEPS.iter().flat_map(|(_, step)| SIZES.map(|size| (step, size))).enumerate() {
+        for (place, (step, size)) in STEPS.iter().flat_map(|(_, step)| SIZES.map(|size| (*step, size))).enumerate() {
+            match step {
+                Step::Frames { .. } if self.frames.is_none() => continue,
+                Step::Ring { .. } if self.ring.is_none() => continue,
+                Step::Connected { .. } | Step::Ring { .. } => {
+                    self.connected.iter().try_for_each(|socket| sys::set_segment(socket, size))?;
+                }
+                _ => {}
+            }
             let before = sys::thread_cpu_ns();
-            let packets = self.send_all(*step, size, arena)?;
+            let packets = self.send_all(step, size, arena)?;
             self.results[place].push((sys::thread_cpu_ns() - before) as f64 / packets as f64);
         }
         Ok(())
     }
 
     /// Every receiver its packets; how many that were together.
-    fn send_all(&self, step: Step, size: usize, arena: &[u8]) -> io::Result<usize> {
-        let train = if let Step::Batch { train, .. } = step { train } else { 1 };
+    fn send_all(&mut self, step: Step, size: usize, arena: &[u8]) -> io::Result<usize> {
+        let train = step.train();
         let turns = PACKETS_EACH / train;
         let mut at = 0;
         let mut take = |len: usize| {
@@ -115,15 +162,32 @@ impl Sink {
                         self.socket.send_to(take(size), target)?;
                     }
                 }
-                Step::Connected => {
+                Step::Connected { .. } => {
                     for socket in &self.connected {
-                        socket.send(take(size))?;
+                        socket.send(take(train * size))?;
                     }
                 }
-                Step::Batch { messages, train } => {
+                Step::Ring { .. } => {
+                    let Some(ring) = &mut self.ring else { continue };
+                    for sockets in self.connected.chunks(ring::SENDS_MAX) {
+                        ring.send(sockets, take(sockets.len() * train * size))?;
+                    }
+                }
+                Step::Batch { messages, .. } => {
                     for targets in self.targets.chunks(messages) {
                         let bytes = take(targets.len() * train * size);
                         sys::send_messages(&self.socket, bytes, train * size, size, targets)?;
+                    }
+                }
+                Step::Frames { messages, .. } => {
+                    let Some(frames) = &self.frames else { continue };
+                    let mut headers = [[0; frame::HEADER_LEN]; sys::MESSAGES_MAX];
+                    for targets in self.targets.chunks(messages) {
+                        for (header, target) in headers.iter_mut().zip(targets) {
+                            *header = frame::write(self.from, *target, train * size, size);
+                        }
+                        let bytes = take(targets.len() * train * size);
+                        frames.send(&headers[..targets.len()], bytes, train * size)?;
                     }
                 }
             }
@@ -174,7 +238,7 @@ fn device(name: &'static str, device: &str, network: u8, segments_max: Option<u3
     }
     ip(&format!("addr add 10.{network}.0.1/16 dev {device}"))?;
     ip(&format!("link set {device} up"))?;
-    Sink::new(name, Ipv4Addr::new(10, network, 1, 1), 9).map_err(|error| error.to_string())
+    Sink::new(name, device, Ipv4Addr::new(10, network, 0, 1), Ipv4Addr::new(10, network, 1, 1), 9).map_err(|error| error.to_string())
 }
 
 const NIC: &str = "ifb with segmentation offload";
@@ -245,7 +309,8 @@ fn measure(options: &Options) -> Result<Value, String> {
     let reader = std::thread::spawn(move || read_all(&read, &reader_quit));
     generator_sys::pin(&[options.core]).map_err(text)?;
 
-    let mut sinks = vec![Sink::new("loopback", Ipv4Addr::new(127, 1, 0, 1), port).map_err(text)?];
+    let mut sinks = vec![Sink::new("loopback", "lo", Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 1, 0, 1), port).map_err(text)?];
+    let mut receive = Receive::new().map_err(text)?;
     let (more, missing) = devices();
     sinks.extend(more);
     let (mut seals, mut index) = (vec![Vec::new(); SIZES.len()], 0);
@@ -256,9 +321,11 @@ fn measure(options: &Options) -> Result<Value, String> {
         for sink in &mut sinks {
             sink.round(&arena).map_err(|error| format!("{}: {error}", sink.name))?;
         }
+        receive.round(&arena).map_err(|error| format!("receiving: {error}"))?;
         // The first warms caches, routes and branch predictors.
         if round == 0 {
             seals.iter_mut().chain(sinks.iter_mut().flat_map(|sink| &mut sink.results)).for_each(Vec::clear);
+            receive.forget();
         }
     }
     quit.store(true, Relaxed);
@@ -270,6 +337,7 @@ fn measure(options: &Options) -> Result<Value, String> {
         "receivers": RECEIVERS,
         "seal_ns": seals.collect::<serde_json::Map<_, _>>(),
         "sinks": sinks.iter().map(Sink::report).collect::<Vec<_>>(),
+        "receive": receive.report(),
         "missing": missing.iter().map(|(name, why)| json!({ "name": name, "reason": why })).collect::<Vec<_>>(),
         "loopback_drops": generator_sys::drops(&reading),
     }))
