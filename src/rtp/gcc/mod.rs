@@ -101,7 +101,7 @@ impl Estimator {
 
     /// The next probe to send.
     pub fn probe(&mut self) -> Option<Cluster> {
-        self.prober.next()
+        self.prober.next_cluster()
     }
 
     /// Whether the sender has less to send than it may (application-limited).

@@ -78,7 +78,7 @@ impl Prober {
     }
 
     /// The next cluster to send.
-    pub fn next(&mut self) -> Option<Cluster> {
+    pub fn next_cluster(&mut self) -> Option<Cluster> {
         self.waiting.pop_at(0)
     }
 
@@ -164,7 +164,7 @@ mod tests {
 
     /// Sends the next cluster over a path of that capacity; what it shows.
     fn probe(prober: &mut Prober, capacity: u64, now: Micros) -> Option<Bitrate> {
-        let cluster = prober.next()?;
+        let cluster = prober.next_cluster()?;
         let gap = 1200 * 8_000_000 / cluster.rate.0;
         let on_path = gap.max(1200 * 8_000_000 / capacity);
         let packets = cluster.packets.max(cluster.bytes.div_ceil(1200) as u32);
@@ -195,13 +195,13 @@ mod tests {
         let shown = probe(&mut prober, 1_500_000, Micros::ZERO).unwrap();
         assert!((1_350_000..1_500_000).contains(&shown.0), "{shown:?}");
         assert!(probe(&mut prober, 1_500_000, Micros::from_millis(200)).is_some(), "the second one of the start");
-        assert_eq!(prober.next(), None, "nothing further");
+        assert_eq!(prober.next_cluster(), None, "nothing further");
     }
 
     #[test]
     fn lies_are_not_believed() {
         let mut prober = Prober::new(Bitrate::kbps(1000), Bitrate::kbps(20_000), Micros::ZERO);
-        let cluster = prober.next().unwrap();
+        let cluster = prober.next_cluster().unwrap();
         for index in 0..20 {
             // Ten times as fast as sent, and an id that was never given.
             let (sent, arrived) = (Micros(index * 3_200), Micros(30_000 + index * 320));
