@@ -46,6 +46,10 @@ pub struct Plan {
     /// Core of each worker, in order. Empty: the workers are not pinned.
     pub cores: Vec<usize>,
     pub io: IoChoice,
+    pub steer: Steer,
+    /// Microseconds that a waiting worker polls the NIC before it sleeps; 0: none.
+    pub busy_poll_us: u16,
+    pub huge_pages: HugePages,
     pub hold: HoldChoice,
     pub max_hold: Micros,
     /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
@@ -75,6 +79,9 @@ impl Default for Plan {
             workers: 1,
             cores: Vec::new(),
             io: IoChoice::Auto,
+            steer: Steer::Hash,
+            busy_poll_us: 0,
+            huge_pages: HugePages::Auto,
             hold: HoldChoice::Adaptive,
             max_hold: Micros::from_millis(15),
             candidates: vec![loopback],
@@ -168,6 +175,29 @@ choice! {
         Uring = "uring",
         /// recvmmsg and GSO by `quinn-udp`.
         Mmsg = "mmsg",
+    }
+}
+
+choice! {
+    /// Which worker a datagram comes to first.
+    Steer {
+        /// The one that the kernel's hash of the flow says, always the same.
+        #[default]
+        Hash = "hash",
+        /// The one pinned to the core on which the datagram arrived; see [`crate::io::steer`].
+        Cpu = "cpu",
+    }
+}
+
+choice! {
+    /// What the workers' arenas lie on; see [`crate::mem::memory`].
+    HugePages {
+        /// Reserved huge pages if enough are free, else transparent ones.
+        #[default]
+        Auto = "auto",
+        Transparent = "transparent",
+        /// Pages of 4 KiB.
+        Off = "off",
     }
 }
 

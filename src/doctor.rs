@@ -6,13 +6,17 @@
 use std::fmt::Write;
 use std::fs;
 
+use crate::io::numa::Nodes;
 use crate::io::probe::{self, Resource, UdpOption};
 use crate::io::socket::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
+use crate::limits::{ARENA_SLOTS, SLOT_BYTES};
 
 /// Open files that a full server may need: HTTP connections, above all.
 const FILES_WANTED: u64 = 65_536;
 /// Bytes of locked memory that io_uring and AF_XDP may need on kernels that count it.
 const LOCKED_WANTED: u64 = 64 << 20;
+/// Huge pages of 2 MiB under one worker's arena.
+const ARENA_HUGE_PAGES: usize = (ARENA_SLOTS * SLOT_BYTES) >> 21;
 /// Microseconds that a core may take to wake up; deeper sleep is seen in the latency of what comes after a pause.
 const WAKE_UP_US_MAX: u64 = 50;
 
@@ -49,7 +53,7 @@ pub fn report() -> String {
     let mut findings = vec![kernel(), ring(), segmentation(), receive_offload(), xdp(), files(), locked()];
     findings.push(socket_buffer("receive buffer", "net.core.rmem_max", "/proc/sys/net/core/rmem_max", RECEIVE_BUFFER_BYTES));
     findings.push(socket_buffer("send buffer", "net.core.wmem_max", "/proc/sys/net/core/wmem_max", SEND_BUFFER_BYTES));
-    findings.extend([busy_poll(), huge_pages(), cores(), isolated(), governor(), sleep_states()]);
+    findings.extend([busy_poll(), huge_pages(), cores(), numa(), isolated(), governor(), sleep_states()]);
     findings.extend(interfaces());
     findings.push(interrupts());
     findings.push(addresses());
@@ -207,10 +211,24 @@ fn cores() -> Finding {
     }
 }
 
+/// With several nodes it matters on which one a worker's memory and its NIC are.
+fn numa() -> Finding {
+    match Nodes::of_host().count() {
+        0 | 1 => Finding::ok("NUMA", "one node: all memory is equally far"),
+        nodes => Finding::ok(
+            "NUMA",
+            format!("{nodes} nodes: each worker's packets lie in its core's; choose media.cores on the NIC's (numa_node in sysfs)"),
+        ),
+    }
+}
+
 /// Off and on are both right, for throughput and for latency: either is told, neither is wrong.
 fn busy_poll() -> Finding {
     match number("/proc/sys/net/core/busy_read") {
-        Some(0) => Finding::ok("busy poll", "net.core.busy_read = 0: off, as for throughput (stage 21-busy-poll)"),
+        Some(0) => Finding::ok(
+            "busy poll",
+            "net.core.busy_read = 0: off, as for throughput, but for media.busy_poll_us (stage 21-busy-poll)",
+        ),
         Some(us) => Finding::ok("busy poll", format!("net.core.busy_read = {us} µs: latency for CPU (stage 21-busy-poll)")),
         None => Finding::missing("busy poll", "net.core.busy_read cannot be read", "use a kernel with CONFIG_NET_RX_BUSY_POLL"),
     }
@@ -218,17 +236,18 @@ fn busy_poll() -> Finding {
 
 fn huge_pages() -> Finding {
     let what = "huge pages";
-    let reserved = number("/proc/sys/vm/nr_hugepages").unwrap_or(0);
+    let folder = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let count = |name: &str| number(&format!("{folder}/{name}")).unwrap_or(0);
+    let (reserved, free) = (count("nr_hugepages"), count("free_hugepages"));
+    let reserved = format!("{free} of {reserved} reserved ones are free, a worker takes {ARENA_HUGE_PAGES} if there are as many");
     let Ok(choices) = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled") else {
         return Finding::missing(what, "no transparent ones", "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE");
     };
     match bracketed(&choices) {
-        Some(choice @ ("always" | "madvise")) => {
-            Finding::ok(what, format!("transparent ones: {choice}; {reserved} reserved, which the server does not need"))
-        }
+        Some(choice @ ("always" | "madvise")) => Finding::ok(what, format!("transparent ones: {choice}; {reserved}")),
         choice => Finding::degraded(
             what,
-            format!("transparent ones: {}; the arenas are on pages of 4 KiB", choice.unwrap_or("unknown")),
+            format!("transparent ones: {}; {reserved}; else packets lie on pages of 4 KiB", choice.unwrap_or("unknown")),
             tune("50-huge-pages"),
         ),
     }
@@ -340,7 +359,9 @@ fn interrupts() -> Finding {
     let loose = cores.iter().filter(|cores| cores.trim().parse::<u32>().is_err()).count();
     match (cores.len(), loose) {
         (0, _) => Finding::ok(what, format!("{name} has none of its own")),
-        (all, 0) => Finding::ok(what, format!("{name}: each of {all} is bound to a core")),
+        (all, 0) => {
+            Finding::ok(what, format!("{name}: each of {all} is bound to a core (media.steer = \"cpu\" makes use of that)"))
+        }
         (all, loose) => Finding::degraded(
             what,
             format!("{name}: {loose} of {all} may go to any core, and several to the same one"),
@@ -391,7 +412,7 @@ mod tests {
         for what in ["kernel", "io_uring", "UDP GSO", "AF_XDP", "open files", "net.core.rmem_max", "cores", "NIC queues"] {
             assert!(report.contains(what), "{report}");
         }
-        for what in ["busy poll", "huge pages", "isolated cores", "governor", "sleep states", "NIC interrupts"] {
+        for what in ["busy poll", "huge pages", "NUMA", "isolated cores", "governor", "sleep states", "NIC interrupts"] {
             assert!(report.contains(what), "{report}");
         }
         for line in report.lines().filter(|line| !line.trim_start().starts_with('→')) {

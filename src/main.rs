@@ -164,7 +164,8 @@ fn check_config(arguments: ServeArgs) -> Result<(), Fatal> {
     let plan = plan(arguments)?;
     println!("The configuration is good.");
     println!("http    tcp {}{}", plan.http_bind, if plan.tls.is_some() { " with TLS" } else { "" });
-    println!("media   udp {}, workers {} on cores {:?}, I/O {}", plan.media_bind, plan.workers, plan.cores, plan.io.name());
+    let (io, steer) = (plan.io.name(), plan.steer.name());
+    println!("media   udp {}, workers {} on cores {:?}, I/O {io}, steered by {steer}", plan.media_bind, plan.workers, plan.cores);
     let candidates: Vec<String> = plan.candidates.iter().map(ToString::to_string).collect();
     println!("offers  {}", candidates.join(", "));
     println!("keys    {}", plan.keys.0.keys().cloned().collect::<Vec<_>>().join(", "));

@@ -15,10 +15,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use crate::config::{IoChoice, Plan};
-use crate::io::{Io, IoError, IoKind, Waker, socket};
-use crate::limits::{ARENA_SLOTS, SESSIONS_MAX};
-use crate::mem::{Arena, Handoff};
+use crate::config::{IoChoice, Plan, Steer};
+use crate::io::numa::Nodes;
+use crate::io::{Io, IoError, IoKind, Waker, busy_poll, socket, steer};
+use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
+use crate::mem::{Arena, Handoff, MemoryError, Pages};
 use crate::metrics::WorkerMetrics;
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
@@ -39,6 +40,7 @@ const GOODBYE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub enum StartError {
     Io(IoError),
+    Memory(MemoryError),
     Dtls(DtlsError),
     Thread { name: String, error: std::io::Error },
     Core { worker: usize, core: usize },
@@ -48,6 +50,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Io(error) => error.fmt(f),
+            StartError::Memory(error) => error.fmt(f),
             StartError::Dtls(error) => write!(f, "cannot make the DTLS certificate: {error}"),
             StartError::Thread { name, error } => write!(f, "cannot start thread {name}: {error}"),
             StartError::Core { worker, core } => {
@@ -108,12 +111,25 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         IoChoice::Uring => IoKind::Uring,
         IoChoice::Mmsg => IoKind::Mmsg,
     };
+    if plan.steer == Steer::Cpu {
+        steer::by_core(&sockets.sockets, &plan.cores).map_err(StartError::Io)?;
+    }
     let mut ios = Vec::new();
-    let mut backend = String::new();
-    for socket in sockets.sockets {
-        let (io, why) = Io::open(kind, socket, Arena::leak(ARENA_SLOTS), base).map_err(StartError::Io)?;
+    let (mut backend, mut arenas) = (String::new(), Vec::new());
+    for (worker, socket) in sockets.sockets.into_iter().enumerate() {
+        let core = plan.cores.get(worker).copied();
+        let open = || -> Result<_, StartError> {
+            if plan.busy_poll_us > 0 {
+                busy_poll::set(&socket, plan.busy_poll_us).map_err(StartError::Io)?;
+            }
+            let (slots, pages) = Arena::map(ARENA_SLOTS, plan.huge_pages).map_err(StartError::Memory)?;
+            let (io, why) = Io::open(kind, socket, slots, base).map_err(StartError::Io)?;
+            Ok((io, why, pages))
+        };
+        let (io, why, pages) = on_core(core, open).ok_or(StartError::Core { worker, core: core.unwrap_or(0) })??;
         ios.push(io);
         backend = why;
+        arenas.push(pages);
     }
     let wakers: Vec<Waker> = ios.iter().map(Io::waker).collect();
     let (director_sleeper, handshakes_sleeper) = (Arc::new(Sleeper::default()), Arc::new(Sleeper::default()));
@@ -154,7 +170,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         let hold = Hold::new(plan.hold, plan.max_hold);
         let (told, pinned) = mpsc::channel();
         threads.push(spawn(&format!("distributary-w{index}"), move || {
-            let _ = told.send(core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id })));
+            let _ = told.send(core.is_none_or(pin));
             Worker::new(WorkerId(index as u8), io, mail, handoff, metrics, hold).run(&ending.workers);
         })?);
         if let Some(core) = core
@@ -195,8 +211,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
 
     let cores: Vec<String> = plan.cores.iter().map(usize::to_string).collect();
     let on = if cores.is_empty() { "not pinned".to_owned() } else { format!("on core {}", cores.join(", ")) };
-    summary.insert(0, format!("media   udp {media}, {} worker{} {on}", plan.workers, if plan.workers == 1 { "" } else { "s" }));
+    let plural = if plan.workers == 1 { "" } else { "s" };
+    let steered = if plan.steer == Steer::Cpu { ", each with what arrives on its core" } else { "" };
+    summary.insert(0, format!("media   udp {media}, {} worker{plural} {on}{steered}", plan.workers));
     summary.insert(1, format!("I/O     {backend}"));
+    summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = [director_sleeper, handshakes_sleeper];
     Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
 }
@@ -216,6 +235,30 @@ impl Running {
             let _ = thread.join();
         }
     }
+}
+
+/// Runs `open` on a core, by a thread of its own: memory is of the NUMA node of the core that first touches it, the kernel's for a
+/// ring too. None if this process may not run there.
+fn on_core<T: Send>(core: Option<usize>, open: impl FnOnce() -> T + Send) -> Option<T> {
+    let opened = std::thread::scope(|scope| scope.spawn(|| core.is_none_or(pin).then(open)).join());
+    opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn pin(core: usize) -> bool {
+    core_affinity::set_for_current(core_affinity::CoreId { id: core })
+}
+
+/// What the packets lie in: `arenas` is what each worker got.
+fn memory_line(arenas: &[Pages], cores: &[usize], nodes: &Nodes) -> String {
+    let mut kinds: Vec<String> = arenas.iter().map(Pages::to_string).collect();
+    kinds.dedup();
+    let mib = (ARENA_SLOTS * SLOT_BYTES) >> 20;
+    let numa = match (nodes.count(), nodes.of_all(cores)) {
+        (0 | 1, _) => String::new(),
+        (_, used) if used.is_empty() => ", on whatever NUMA node each runs".to_owned(),
+        (_, used) => format!(", on its core's NUMA node ({})", used.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    format!("memory  {mib} MiB a worker as needed, {}{numa}", kinds.join(" or "))
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

@@ -37,6 +37,7 @@ pub enum ConfigError {
     Empty { key: &'static str, wanted: &'static str },
     Cores { cores: usize, workers: usize },
     CoreAbsent { core: usize, available: Vec<usize> },
+    SteerUnpinned { workers: usize, cores: usize },
     BadFilter { value: String, reason: String },
 }
 
@@ -73,6 +74,11 @@ impl fmt::Display for ConfigError {
             CoreAbsent { core, available } => {
                 write!(f, "media.cores = [… {core} …] must be of the cores this process may use: {available:?}")
             }
+            SteerUnpinned { workers, cores } => write!(
+                f,
+                "media.steer = \"cpu\" must go with pinned workers, and {workers} workers on {cores} cores are not: set \
+                 media.workers to {cores} or fewer, or media.steer to \"hash\""
+            ),
             BadFilter { value, reason } => {
                 write!(f, "log.level = {value:?} must be error, warn, info, debug, trace or filter directives: {reason}")
             }
@@ -230,6 +236,12 @@ mod tests {
     fn an_error_names_key_value_source_and_range() {
         assert_eq!(message("[media]\nworkers = 900"), "media.workers = 900 (from test.toml) must be a whole number from 0 to 64");
         assert_eq!(message("[media]\nio = \"epoll\""), "media.io = \"epoll\" (from test.toml) must be one of auto, uring, mmsg");
+        assert_eq!(
+            message("[media]\nbusy_poll_us = 1001"),
+            "media.busy_poll_us = 1001 (from test.toml) must be a whole number from 0 to 1000"
+        );
+        assert!(message("[media]\nsteer = \"numa\"").ends_with("must be one of hash, cpu"));
+        assert!(message("[media]\nhuge_pages = true").ends_with("must be one of auto, transparent, off"));
         assert!(message("[http]\nport = \"80\"").contains("http.port = \"80\""));
         let short = message("[keys]\na = \"short\"");
         assert!(short.contains("at least 32 bytes") && !short.contains("short"), "{short}");

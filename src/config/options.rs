@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, HoldChoice, IceServer, IoChoice, Keys, LogFormat};
+use super::{ALL_CODECS, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, Steer};
 use crate::limits;
 use crate::rtp::config::Codec;
 
@@ -103,6 +103,12 @@ options! {
         "Cores to pin the workers to, one each. Empty: the last cores that the process may use.";
     media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
         "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
+    media_steer: Steer = Steer::Hash, "media.steer", Some("steer"), ANY, "\"hash\"",
+        "Which worker a datagram comes to. hash: the kernel's hash of its flow says. cpu: the worker pinned to the core on which it arrived, for hosts whose NIC queues are each bound to a worker's core; what arrives elsewhere goes by its hash.";
+    media_busy_poll_us: u16 = 0, "media.busy_poll_us", Some("busy-poll-us"), (0, 1000), "50",
+        "Microseconds that a waiting worker polls the NIC before it sleeps: latency for CPU. 0: off. Needs CAP_NET_ADMIN, or sysctl net.core.busy_read of as much; with mmsg, net.core.busy_poll too.";
+    media_huge_pages: HugePages = HugePages::Auto, "media.huge_pages", Some("huge-pages"), ANY, "\"auto\"",
+        "Pages under the packet buffers, 128 MiB a worker. auto: reserved huge ones if enough are free, else transparent. transparent: leave the reserved ones alone. off: 4 KiB.";
     media_hold: HoldChoice = HoldChoice::Adaptive, "media.hold", Some("hold"), ANY, "\"adaptive\"",
         "Whether the packets of a video frame wait for each other, so that they leave as one train. off: never. frame: always, which carries the most viewers. adaptive: the busier a worker is.";
     media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",

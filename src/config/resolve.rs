@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, TlsFiles};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, Steer, TlsFiles};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -36,6 +36,9 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         warnings.push("media.codecs has no audio codec: all audio is refused".into());
     }
     let (workers, cores) = workers(settings, &machine.cores, &mut warnings)?;
+    if settings.media_steer == Steer::Cpu && cores.is_empty() {
+        return Err(ConfigError::SteerUnpinned { workers, cores: machine.cores.len() });
+    }
     tracing_subscriber::EnvFilter::try_new(&settings.log_level)
         .map_err(|error| ConfigError::BadFilter { value: settings.log_level.clone(), reason: error.to_string() })?;
     Ok(Plan {
@@ -46,6 +49,9 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         workers,
         cores,
         io: settings.media_io,
+        steer: settings.media_steer,
+        busy_poll_us: settings.media_busy_poll_us,
+        huge_pages: settings.media_huge_pages,
         hold: settings.media_hold,
         max_hold: Micros::from_millis(settings.media_max_hold_ms as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
@@ -166,6 +172,14 @@ mod tests {
         assert_eq!(closed.http_bind.to_string(), "[::]:7880");
         assert!(!closed.keys.0.contains_key("devkey") && closed.candidates == machine().addresses);
         assert!(closed.warnings.iter().any(|warning| warning.contains("TLS")));
+    }
+
+    #[test]
+    fn steering_by_core_wants_pinned_workers() {
+        let settings = Settings { media_steer: Steer::Cpu, ..closed() };
+        assert_eq!(plan(&settings, false).unwrap().steer, Steer::Cpu);
+        let error = plan(&Settings { media_workers: 5, ..settings }, false).unwrap_err().to_string();
+        assert!(error.contains("5 workers on 4 cores") && error.contains("media.workers to 4"), "{error}");
     }
 
     #[test]

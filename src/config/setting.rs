@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-use super::{ALL_CODECS, HoldChoice, IceServer, IoChoice, Keys, LogFormat};
+use super::{ALL_CODECS, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, Steer};
 use crate::rtp::config::Codec;
 
 /// Bytes of a secret: HS256 wants a key as long as its hash (RFC 7518 §3.2).
@@ -147,7 +147,7 @@ macro_rules! choice_setting {
         }
     )*};
 }
-choice_setting!(HoldChoice, IoChoice, LogFormat);
+choice_setting!(HoldChoice, HugePages, IoChoice, LogFormat, Steer);
 
 fn one_of(names: &[&str]) -> String {
     format!("one of {}", names.join(", "))

@@ -32,11 +32,14 @@ use crate::units::Micros;
 
 mod address;
 mod buffers;
+pub mod busy_poll;
 pub mod fake;
 pub mod mmsg;
+pub mod numa;
 mod outgoing;
 pub mod probe;
 pub mod socket;
+pub mod steer;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -236,7 +239,7 @@ impl fmt::Display for IoError {
             IoError::Bind { address, error } => {
                 write!(f, "cannot bind UDP {} port {}: {error}{}", address.ip(), address.port(), bind_remedy(error))
             }
-            IoError::Option { name, error } => write!(f, "cannot set socket option {name}: {error}"),
+            IoError::Option { name, error } => write!(f, "cannot set socket option {name}: {error}{}", option_remedy(name, error)),
             IoError::Uring { step, error } => write!(f, "io_uring is not usable ({step}: {error}){}", uring_remedy(error)),
             IoError::ArenaTooLarge { slots } => write!(f, "{slots} arena slots; io_uring can name 65536 buffers; use fewer slots"),
         }
@@ -263,6 +266,16 @@ fn bind_remedy(error: &io::Error) -> &'static str {
         Some(libc::EADDRNOTAVAIL) => "; no interface of this host has that address: choose one that does, or [::] for all",
         Some(libc::EAFNOSUPPORT) => "; this kernel has no IPv6: bind to an IPv4 address",
         Some(libc::EMFILE | libc::ENFILE) => "; too many open files: raise the limit (ulimit -n, LimitNOFILE=)",
+        _ => "",
+    }
+}
+
+fn option_remedy(name: &str, error: &io::Error) -> &'static str {
+    match (name, error.raw_os_error()) {
+        ("SO_BUSY_POLL", Some(libc::EPERM)) => {
+            "; grant CAP_NET_ADMIN, or set sysctl net.core.busy_read to as many microseconds, or do without media.busy_poll_us"
+        }
+        ("SO_BUSY_POLL", Some(libc::ENOPROTOOPT)) => "; the kernel has no busy polling: do without media.busy_poll_us",
         _ => "",
     }
 }

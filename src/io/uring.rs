@@ -12,6 +12,8 @@
 //!
 //! **Wake.** A multishot poll of the eventfd, edge-triggered: every write makes a completion, and nobody has to read it.
 //!
+//! A socket that is to be polled busily ([`busy_poll`]) has its ring do so while it waits (6.9).
+//!
 //! With deferred task work (6.1) the kernel does nothing between two calls that would disturb the worker, and a flag in shared
 //! memory says whether there is anything to collect: a `receive` that finds nothing costs no syscall.
 
@@ -20,11 +22,12 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fixed, Napi, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, cqueue, opcode};
 
 use super::address::{self, NAME_BYTES};
 use super::buffers::BufferRing;
+use super::busy_poll;
 use super::outgoing::Outgoing;
 use super::{IoError, Received, STARVED_WAIT, Waker, receive_limit};
 use crate::limits::{DATAGRAM_BYTES_MAX, HEADROOM_BYTES, RECV_BUFFERS, SLOT_BYTES};
@@ -60,6 +63,8 @@ pub(super) struct Ring {
     buffers: BufferRing,
     wake: Waker,
     deferred: bool,
+    /// Microseconds that it polls the NIC before it sleeps.
+    busy_poll: u32,
 }
 
 impl Ring {
@@ -84,11 +89,17 @@ impl Ring {
             .map_err(failed("register buffer ring"))?;
         // A file that does not block makes io_uring give up instead of waiting for the socket.
         socket.set_nonblocking(false).map_err(failed("socket flags"))?;
-        Ok(Ring { ring, buffers, wake, deferred })
+        let busy_poll = busy_poll::micros(socket);
+        // What an older kernel does not know, it does without: the socket's own option still counts.
+        let mut napi = Napi::new().set_busy_poll_timeout(busy_poll).set_prefer_busy_poll(busy_poll::preferred(socket));
+        let polls = busy_poll > 0 && submitter.register_napi(&mut napi).is_ok();
+        Ok(Ring { ring, buffers, wake, deferred, busy_poll: if polls { busy_poll } else { 0 } })
     }
 
-    pub(super) fn description(&self) -> &'static str {
-        if self.deferred { "multishot receive, deferred task work" } else { "multishot receive, cooperative task work" }
+    pub(super) fn description(&self) -> String {
+        let work = if self.deferred { "deferred" } else { "cooperative" };
+        let poll = if self.busy_poll > 0 { format!(", busy poll {} µs", self.busy_poll) } else { String::new() };
+        format!("multishot receive, {work} task work{poll}")
     }
 }
 
@@ -305,5 +316,28 @@ impl Drop for Uring {
         // Cancelled requests hold on to the socket until their completions are collected.
         let _ = submitter.submit();
         let _ = submitter.unregister_files();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::socket;
+    use crate::mem::Arena;
+
+    #[test]
+    fn a_ring_polls_as_its_socket_was_told_to() {
+        let socket = socket::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().sockets.remove(0);
+        if busy_poll::set(&socket, 70).is_err() {
+            return; // not privileged: `busy_poll` looks at that
+        }
+        let ring = Ring::open(&socket, &Arena::leak(64)).unwrap();
+        // Ending it tells what it was.
+        let mut napi = Napi::new();
+        if ring.ring.submitter().unregister_napi(&mut napi).is_ok() {
+            assert_eq!((napi.busy_poll_timeout(), ring.busy_poll), (70, 70));
+            assert_eq!(napi.prefer_busy_poll(), busy_poll::preferred(&socket));
+            assert!(ring.description().ends_with(", busy poll 70 µs"), "{}", ring.description());
+        }
     }
 }

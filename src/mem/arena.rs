@@ -14,11 +14,12 @@
 //!
 //! Arenas live as long as the process: workers do, and a handle is then 16 bytes and needs no count of the arena itself.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ptr::NonNull;
 
+use super::memory::{self, MemoryError, Pages};
 use super::packet::PacketMut;
 use super::sync::{AtomicU32, Ordering};
+use crate::config::HugePages;
 use crate::limits::SLOT_BYTES;
 
 const NONE: u32 = u32::MAX;
@@ -43,12 +44,20 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Makes an arena that lives as long as the process, and the owner's end of it.
-    pub fn leak(slots: usize) -> Slots {
+    /// Makes an arena that lives as long as the process, and the owner's end of it. Call it on the core where it will be used,
+    /// for its memory to be of that core's NUMA node.
+    pub fn map(slots: usize, huge: HugePages) -> Result<(Slots, Pages), MemoryError> {
         assert!(slots > 0 && slots < NONE as usize);
-        let layout = Layout::from_size_align(slots * SLOT_BYTES, 4096).expect("arena size");
-        // SAFETY: the layout has a size above zero.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        let (base, pages) = memory::map(slots * SLOT_BYTES, huge)?;
+        Ok((Arena::over(base, slots), pages))
+    }
+
+    /// The same on small pages, for tests and tools: panics if there is no memory.
+    pub fn leak(slots: usize) -> Slots {
+        Arena::map(slots, HugePages::Off).expect("memory for an arena").0
+    }
+
+    fn over(base: NonNull<u8>, slots: usize) -> Slots {
         let arena: &'static Arena = Box::leak(Box::new(Arena {
             base,
             slots: slots as u32,

@@ -5,6 +5,7 @@
 pub mod arena;
 pub mod batch;
 pub mod handoff;
+pub mod memory;
 #[cfg(all(test, feature = "model"))]
 mod model;
 pub mod packet;
@@ -13,4 +14,5 @@ mod sync;
 pub use arena::{Arena, Slots};
 pub use batch::{SendBatch, Transmit};
 pub use handoff::Handoff;
+pub use memory::{MemoryError, Pages};
 pub use packet::{Packet, PacketMut};

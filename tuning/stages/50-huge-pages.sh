@@ -2,8 +2,8 @@
 # Huge pages for the packet arenas.
 
 reason() {
-    echo "a worker's arena is 128 MiB: 32768 pages of 4 KiB, or 64 of 2 MiB, where a core's TLB holds some 1500; the allocator asks" \
-        "for transparent ones, and reserved ones (vm.nr_hugepages) are for what runs beside it, so none are by default"
+    echo "a worker's arena is 128 MiB: 32768 pages of 4 KiB, or 64 of 2 MiB, where a core's TLB holds some 1500; the server asks" \
+        "for transparent ones, or takes 64 reserved ones (vm.nr_hugepages) a worker where they are free; none are by default"
 }
 
 settings() {
