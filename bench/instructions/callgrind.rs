@@ -28,7 +28,8 @@ pub fn instructions(program: &Path, arguments: &[&str], record: &Path) -> Result
 }
 
 /// The sum over all functions of the object `own`, from callgrind's profile format: `ob=`, `fn=` and `fl=` (or `fi=`, `fe=` for
-/// what was inlined) say whose the cost lines are that follow; the line after `calls=` is the callee's cost, which is listed elsewhere. Names are given once, with a number.
+/// what was inlined) say whose the cost lines are that follow; the line after `calls=` is the callee's cost, which is listed
+/// elsewhere. Names are given once, with a number.
 fn own_instructions(profile: &str, own: &str) -> u64 {
     let (mut objects, mut functions, mut files) = (HashMap::new(), HashMap::new(), HashMap::new());
     let (mut counts, mut of_callee) = ([false; 3], false);

@@ -1,7 +1,7 @@
 //! The portable backend, on quinn-udp: recvmmsg into arena slots, poll(2) to wait.
 //!
-//! Generic receive offload stays off: it would join datagrams to up to 64 KiB, which no slot holds, and one that is received
-//! into a larger buffer has to be copied out. So datagrams lie in their slots as with io_uring, without a copy.
+//! Generic receive offload stays off ([`super`] has the measurement): datagrams lie in their slots as with io_uring, without a
+//! copy.
 
 use std::array;
 use std::io::IoSliceMut;
