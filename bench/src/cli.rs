@@ -182,9 +182,7 @@ fn check(options: &Options) -> Result<(), String> {
     {
         return Err(format!("--server-binary {}: there is no such file; build it with: cargo build --release", binary.display()));
     }
-    if options.server_binary.is_none()
-        && (options.io != "auto" || options.workers != 1 || !options.server_cores.is_empty())
-    {
+    if options.server_binary.is_none() && (options.io != "auto" || options.workers != 1 || !options.server_cores.is_empty()) {
         return Err("--io, --workers and --server-cores are for a server started with --server-binary".into());
     }
     if options.rooms > 1 && options.whip_url.is_some() {

@@ -60,13 +60,23 @@ struct Options {
 enum Step {
     Sendto,
     /// A send for each train, by a socket of its own for each receiver.
-    Connected { train: usize },
+    Connected {
+        train: usize,
+    },
     /// The same, 64 at a time by io_uring.
-    Ring { train: usize },
+    Ring {
+        train: usize,
+    },
     /// sendmmsg of so many messages, each a train of so many packets.
-    Batch { messages: usize, train: usize },
+    Batch {
+        messages: usize,
+        train: usize,
+    },
     /// The same of frames, by AF_PACKET.
-    Frames { messages: usize, train: usize },
+    Frames {
+        messages: usize,
+        train: usize,
+    },
 }
 
 impl Step {
@@ -238,7 +248,8 @@ fn device(name: &'static str, device: &str, network: u8, segments_max: Option<u3
     }
     ip(&format!("addr add 10.{network}.0.1/16 dev {device}"))?;
     ip(&format!("link set {device} up"))?;
-    Sink::new(name, device, Ipv4Addr::new(10, network, 0, 1), Ipv4Addr::new(10, network, 1, 1), 9).map_err(|error| error.to_string())
+    Sink::new(name, device, Ipv4Addr::new(10, network, 0, 1), Ipv4Addr::new(10, network, 1, 1), 9)
+        .map_err(|error| error.to_string())
 }
 
 const NIC: &str = "ifb with segmentation offload";

@@ -35,8 +35,7 @@ pub fn set_segment(socket: &UdpSocket, segment_len: usize) -> io::Result<()> {
     let value = segment_len as libc::c_int;
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is a c_int of the length said, and is read only.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const value).cast(), len) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const value).cast(), len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -132,12 +131,7 @@ impl PacketSocket {
     }
 
     /// Sends by one sendmmsg: header i, and then `message_len` bytes from i × `message_len` of `bytes`.
-    pub fn send<const HEADER_LEN: usize>(
-        &self,
-        headers: &[[u8; HEADER_LEN]],
-        bytes: &[u8],
-        message_len: usize,
-    ) -> io::Result<()> {
+    pub fn send<const HEADER_LEN: usize>(&self, headers: &[[u8; HEADER_LEN]], bytes: &[u8], message_len: usize) -> io::Result<()> {
         assert!(headers.len() <= MESSAGES_MAX && headers.len() * message_len <= bytes.len());
         // SAFETY: iovecs and message headers of zeros are empty ones.
         let (mut parts, mut messages): ([[libc::iovec; 2]; MESSAGES_MAX], [libc::mmsghdr; MESSAGES_MAX]) =
