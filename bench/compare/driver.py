@@ -193,7 +193,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="few cells, few seconds, two repetitions")
     parser.add_argument("--parts", type=listed(PARTS), help=f"of {','.join(PARTS)}; default: all, with --quick {','.join(QUICK_PARTS)}")
     parser.add_argument("--peers", type=listed(list(PEERS)), default=list(PEERS), help="default: all that can be had")
-    defaults = "10,100,500,1000, and beside peers 10,100,200,500; with --quick 10,100 and 100"
+    defaults = "10,100,500,1000,2000, and beside peers 10,100,200,500; with --quick 10,100 and 100"
     parser.add_argument("--viewers", type=numbers, help=f"default: {defaults}; latency alone, without saturation, needs it")
     parser.add_argument(
         "--backends", type=lambda text: text.split(","), metavar="LIST", help=f"I/O backends of this server; default: uring,mmsg and, where it can, {XDP}"
@@ -210,7 +210,7 @@ def arguments():
         parser.error("--parts latency is at half of saturation: measure that too, or say how many --viewers")
     # Most peers cannot serve 500 on one core; 200 shows them near their end.
     options.peer_viewers = options.viewers or ([100] if options.quick else [10, 100, 200, 500])
-    options.viewers = options.viewers or ([10, 100] if options.quick else [10, 100, 500, 1000])
+    options.viewers = options.viewers or ([10, 100] if options.quick else [10, 100, 500, 1000, 2000])
     options.seconds = options.seconds or (4 if options.quick else 15)
     options.search_seconds = options.search_seconds or (3 if options.quick else 6)
     options.repeat = options.repeat or (2 if options.quick else 3)

@@ -61,7 +61,7 @@ def mediasoup(_context):
         socket.create_connection(("github.com", 443), timeout=5).close()
     except OSError as error:
         return None, f"npm's package downloads its worker, or what that is built of, from github.com, which cannot be reached: {error}"
-    return None, "no adapter here: it has been written for nothing that could not be run"
+    return None, "no adapter here yet: where this was written its worker could not be had"
 
 
 # Name, what it is, and how to find it: a command, or why there is none.
