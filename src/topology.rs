@@ -4,11 +4,12 @@
 //!   distributary-w0 … wN   a worker each: socket, ring, arena; pinned
 //!   distributary-dtls      handshakes of all sessions
 //!   distributary-ctl       the director
+//!   distributary-route     with AF_XDP: ways to clients, floods
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -16,9 +17,10 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::config::{IoChoice, Plan};
-use crate::io::{Io, IoError, IoKind, Waker, socket};
+use crate::io::xdp::{Guide, Interface, Queues};
+use crate::io::{Io, IoError, IoKind, Waker, Xdp, socket};
 use crate::limits::{ARENA_SLOTS, SESSIONS_MAX};
-use crate::mem::{Arena, Handoff};
+use crate::mem::{Arena, Handoff, Slots};
 use crate::metrics::WorkerMetrics;
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
@@ -62,7 +64,7 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, and one for the thread of handshakes at the end.
+    /// One table for each worker, then one for the thread of handshakes, and one for AF_XDP if it is used.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
@@ -103,25 +105,14 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let sockets = socket::bind(plan.media_bind, plan.workers).map_err(StartError::Io)?;
     let media = sockets.local;
     let mut summary: Vec<String> = sockets.warnings.clone();
-    let kind = match plan.io {
-        IoChoice::Auto => IoKind::Auto,
-        IoChoice::Uring => IoKind::Uring,
-        IoChoice::Mmsg => IoKind::Mmsg,
-    };
-    let mut ios = Vec::new();
-    let mut backend = String::new();
-    for socket in sockets.sockets {
-        let (io, why) = Io::open(kind, socket, Arena::leak(ARENA_SLOTS), base).map_err(StartError::Io)?;
-        ios.push(io);
-        backend = why;
-    }
+    let metrics: Vec<Arc<WorkerMetrics>> = (0..=plan.workers).map(|_| Arc::default()).collect();
+    let Ways { ios, backend, guide } = ways(plan, sockets.sockets, media, base, &metrics, &mut summary)?;
     let wakers: Vec<Waker> = ios.iter().map(Io::waker).collect();
     let (director_sleeper, handshakes_sleeper) = (Arc::new(Sleeper::default()), Arc::new(Sleeper::default()));
     let (mails, offices) = mail::connect(&wakers, wake(&director_sleeper), wake(&handshakes_sleeper));
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
-    let metrics: Vec<Arc<WorkerMetrics>> = (0..=plan.workers).map(|_| Arc::default()).collect();
     let stop = Arc::new(Stop { drain: AtomicBool::new(false), slow: AtomicBool::new(false), workers: AtomicBool::new(false) });
 
     let (order_sender, orders) = mpsc::channel();
@@ -149,7 +140,20 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         handshakes::Links { orders, notices: notice_sender, commands: offices.handshakes, events: offices.handshake_events };
     let mut handshakes = Handshakes::new(identity, links, metrics[plan.workers].clone(), gauges.clone());
 
+    let mut metrics = metrics;
+    let mut wakers = wakers;
     let mut threads = Vec::new();
+    if let Some((mut guide, table)) = guide {
+        metrics.push(table);
+        wakers.push(guide.waker());
+        let ending = stop.clone();
+        threads.push(spawn("distributary-route", move || {
+            while !ending.workers.load(Ordering::Relaxed) {
+                guide.turn(Micros(base.elapsed().as_micros() as u64));
+                guide.wait(&ending.workers);
+            }
+        })?);
+    }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
         let core = plan.cores.get(index).copied();
@@ -201,6 +205,74 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     summary.insert(1, format!("I/O     {backend}"));
     let sleepers = [director_sleeper, handshakes_sleeper];
     Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
+}
+
+/// The workers' I/O.
+struct Ways {
+    ios: Vec<Io>,
+    /// For the operator.
+    backend: String,
+    /// With AF_XDP: its slow path, and the table that it counts in.
+    guide: Option<(Guide, Arc<WorkerMetrics>)>,
+}
+
+/// Gives each worker its socket's I/O. AF_XDP is all or nothing: where something is missing all workers have ordinary sockets,
+/// and a line says why; an interface that does not exist is a mistake and ends the start.
+fn ways(
+    plan: &Plan,
+    sockets: Vec<UdpSocket>,
+    media: SocketAddr,
+    base: Instant,
+    metrics: &[Arc<WorkerMetrics>],
+    summary: &mut Vec<String>,
+) -> Result<Ways, StartError> {
+    let mut arenas: Vec<Slots> = sockets.iter().map(|_| Arena::leak(ARENA_SLOTS)).collect();
+    let kind = match plan.io {
+        IoChoice::Auto | IoChoice::Xdp(_) => IoKind::Auto,
+        IoChoice::Uring => IoKind::Uring,
+        IoChoice::Mmsg => IoKind::Mmsg,
+    };
+    let mut queues: Vec<Option<Queues>> = sockets.iter().map(|_| None).collect();
+    let mut interface = None;
+    if let IoChoice::Xdp(name) = plan.io {
+        match express(&name, media, &mut arenas) {
+            Ok((attached, open)) => {
+                summary.extend(attached.warning(plan.workers));
+                (interface, queues) = (Some(attached), open);
+            }
+            Err(error @ IoError::NoInterface { .. }) => return Err(StartError::Io(error)),
+            Err(error) => summary.push(format!("{error}; ordinary sockets are used instead")),
+        }
+    }
+    let mut ios = Vec::new();
+    let mut backend = String::new();
+    for ((socket, slots), queues) in sockets.into_iter().zip(arenas).zip(queues) {
+        ios.push(match queues {
+            Some(queues) => Io::Xdp(Xdp::new(queues, socket, slots, base).map_err(StartError::Io)?),
+            None => {
+                let (io, why) = Io::open(kind, socket, slots, base).map_err(StartError::Io)?;
+                backend = why;
+                io
+            }
+        });
+    }
+    if let Some(interface) = &interface {
+        backend = interface.description();
+    }
+    let guide = interface.map(|interface| {
+        let table = Arc::<WorkerMetrics>::default();
+        (interface.guide(table.clone(), metrics.to_vec()), table)
+    });
+    Ok(Ways { ios, backend, guide })
+}
+
+/// AF_XDP on an interface, with sockets for each worker's arena.
+fn express(name: &str, media: SocketAddr, arenas: &mut [Slots]) -> Result<(Interface, Vec<Option<Queues>>), IoError> {
+    let mut interface = Interface::attach(name, media)?;
+    let workers = arenas.len();
+    let queues = arenas.iter_mut().enumerate().map(|(worker, slots)| interface.open(worker, workers, slots));
+    let queues = queues.collect::<Result<Vec<_>, _>>()?;
+    Ok((interface, queues))
 }
 
 impl Running {

@@ -102,7 +102,7 @@ options! {
     media_cores: Vec<u16> = Vec::new(), "media.cores", Some("cores"), (0, 4095), "[1, 2, 3]",
         "Cores to pin the workers to, one each. Empty: the last cores that the process may use.";
     media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
-        "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
+        "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload). xdp:INTERFACE: AF_XDP on that network interface, past the kernel's network stack and its firewall; auto where it cannot be had.";
     media_hold: HoldChoice = HoldChoice::Adaptive, "media.hold", Some("hold"), ANY, "\"adaptive\"",
         "Whether the packets of a video frame wait for each other, so that they leave as one train. off: never. frame: always, which carries the most viewers. adaptive: the busier a worker is.";
     media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",

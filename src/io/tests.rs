@@ -70,7 +70,7 @@ impl Worker {
             batch.space()[..bytes.len()].copy_from_slice(bytes);
             batch.commit(*to, bytes.len());
         }
-        self.io.send(&batch, &self.metrics);
+        self.io.send(&mut batch, &self.metrics);
     }
 }
 
