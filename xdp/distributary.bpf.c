@@ -195,6 +195,7 @@ int distributary(struct xdp_md *frame)
 	u8 *at = (u8 *)(long)frame->data;
 	u8 *end = (u8 *)(long)frame->data_end;
 	u32 zero = 0;
+	u32 queue = frame->rx_queue_index;
 	struct address destination = {};
 	struct source source = {};
 	struct settings *set = map_lookup(&settings, &zero);
@@ -263,10 +264,10 @@ int distributary(struct xdp_md *frame)
 				return verdict(COUNT_FLOOD_STUN, XDP_DROP);
 		}
 	}
-	if (!map_lookup(&sockets, &frame->rx_queue_index))
+	if (!map_lookup(&sockets, &queue))
 		return verdict(COUNT_PASSED, XDP_PASS);
 	verdict(COUNT_REDIRECTED, 0);
-	return redirect_map(&sockets, frame->rx_queue_index, XDP_PASS);
+	return redirect_map(&sockets, queue, XDP_PASS);
 }
 
 char terms[] SECTION("license") = "Apache-2.0";

@@ -304,7 +304,7 @@ fn bind_remedy(error: &io::Error) -> &'static str {
 
 fn xdp_remedy(reason: &str) -> &'static str {
     let mentions = |errno: i32| reason.contains(&format!("(os error {errno})"));
-    if mentions(libc::EPERM) || mentions(libc::EACCES) {
+    if mentions(libc::EPERM) {
         "; run as root or grant CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
     } else if mentions(libc::ENOBUFS) || mentions(libc::ENOMEM) {
         "; memory that may be locked is used up: raise ulimit -l (LimitMEMLOCK=) by 128 MiB a worker, or grant CAP_IPC_LOCK"
