@@ -8,9 +8,10 @@
 //!
 //! - [`Uring`]: io_uring. The kernel writes received datagrams into arena slots by itself.
 //! - [`Mmsg`]: recvmmsg, wherever io_uring is missing or forbidden.
+//! - [`Xdp`]: AF_XDP, frames of one interface past the network stack; with an `Mmsg` beside it for everything else.
 //! - [`Fake`]: queues, for the simulator.
 //!
-//! Both send with sendmmsg ([`outgoing`]). What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it
+//! The first two send with sendmmsg ([`outgoing`]). What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it
 //! returns; a peer has one address, IPv4 where it is IPv4; a datagram that is empty or larger than
 //! [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX) is counted and goes no further.
 //!

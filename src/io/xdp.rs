@@ -342,12 +342,6 @@ impl Xdp {
             self.mmsg.outgoing.send(batch, metrics);
         }
     }
-
-    /// Slots that are free or laid ready: all that no packet and no frame to be sent holds.
-    #[cfg(test)]
-    pub(super) fn free_slots(&mut self) -> usize {
-        self.mmsg.free_slots() + self.sockets.iter().map(Xsk::slots_held).sum::<usize>()
-    }
 }
 
 /// poll(2); what came of it is in the entries. Interrupted or not, the caller goes on.

@@ -224,3 +224,155 @@ fn fold(sum: u64) -> u16 {
     }
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice, checksum::u64_16bit_word};
+
+    use super::*;
+    use crate::limits::{HEADROOM_BYTES, SLOT_BYTES};
+
+    const ONE_TAG: &[Tag] = &[Tag { kind: TYPE_VLAN, id: 9 }];
+    const TWO_TAGS: &[Tag] = &[Tag { kind: TYPE_PROVIDER_VLAN, id: 4094 }, Tag { kind: TYPE_VLAN, id: 1 }];
+
+    fn way<'a>(from: &str, to: &str, tags: &'a [Tag]) -> Way<'a> {
+        Way {
+            source: [2, 0, 0, 0, 0, 1],
+            next_hop: [2, 0, 0, 0, 0, 2],
+            tags,
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            mtu: 1500,
+        }
+    }
+
+    /// A slot with a datagram in it, and the frame around that.
+    fn framed(way: &Way<'_>, payload: &[u8]) -> Vec<u8> {
+        let mut slot = [0xee; SLOT_BYTES];
+        let datagram = HEADROOM_BYTES..HEADROOM_BYTES + payload.len();
+        slot[datagram.clone()].copy_from_slice(payload);
+        let frame = Headers::new(way).unwrap().write(&mut slot, datagram);
+        slot[frame].into()
+    }
+
+    fn payload(len: usize, seed: usize) -> Vec<u8> {
+        (0..len).map(|at| (at * 7 + seed * 31 + at * at / 3) as u8).collect()
+    }
+
+    #[test]
+    fn another_parser_reads_what_was_written_and_finds_the_checksums_right() {
+        for (from, to) in [("192.0.2.1:7882", "198.51.100.77:40000"), ("[2001:db8::1]:7882", "[2001:db8:ffff::ff00:1]:65535")] {
+            for tags in [&[], ONE_TAG, TWO_TAGS] {
+                for len in [1, 2, 3, 4, 5, 31, 120, 1199, 1200, 1400] {
+                    let (way, payload) = (way(from, to, tags), payload(len, tags.len()));
+                    let frame = framed(&way, &payload);
+                    let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
+                    let ids = sliced.vlan_ids();
+                    assert!(ids.iter().map(|id| id.value()).eq(tags.iter().map(|tag| tag.id)), "{ids:?}");
+                    let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("UDP") };
+                    assert_eq!((udp.source_port(), udp.destination_port()), (way.from.port(), way.to.port()));
+                    assert_eq!(udp.payload(), payload);
+                    let checksum = match sliced.net.unwrap() {
+                        NetSlice::Ipv4(ip) => {
+                            let ip = ip.header().to_header();
+                            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                            assert!(ip.dont_fragment && ip.time_to_live == 64 && ip.total_len as usize == 28 + len);
+                            assert_eq!(way.from.ip(), IpAddr::from(ip.source));
+                            assert_eq!(way.to.ip(), IpAddr::from(ip.destination));
+                            udp.to_header().calc_checksum_ipv4(&ip, &payload).unwrap()
+                        }
+                        NetSlice::Ipv6(ip) => {
+                            let ip = ip.header().to_header();
+                            assert_eq!(way.from.ip(), IpAddr::from(ip.source));
+                            assert_eq!(way.to.ip(), IpAddr::from(ip.destination));
+                            assert!(ip.hop_limit == 64 && ip.payload_length as usize == 8 + len);
+                            udp.to_header().calc_checksum_ipv6(&ip, &payload).unwrap()
+                        }
+                        other => panic!("{other:?}"),
+                    };
+                    assert_eq!(udp.checksum(), checksum, "{from} {tags:?} {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_checksum_that_comes_out_as_zero_is_written_as_ones() {
+        let way = way("192.0.2.1:1", "192.0.2.2:2", &[]);
+        let zeros = framed(&way, &[0, 0]);
+        // A payload of the checksum that zeros get makes the sum all ones, and its complement zero.
+        let frame = framed(&way, &zeros[40..42]);
+        assert_eq!(frame[40..42], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn sums_of_any_length_are_those_of_16_bit_words() {
+        for len in 0..70 {
+            let bytes = payload(len, 3);
+            assert_eq!(fold(sum(&bytes)), u64_16bit_word::add_slice(0, &bytes).pipe_fold(), "{len}");
+        }
+    }
+
+    trait Fold {
+        fn pipe_fold(self) -> u16;
+    }
+
+    impl Fold for u64 {
+        /// The oracle's own folding ends with a complement.
+        fn pipe_fold(self) -> u16 {
+            !u64_16bit_word::ones_complement(self)
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_also_with_padding_behind_it() {
+        for tags in [&[], ONE_TAG, TWO_TAGS] {
+            for (from, to) in [("192.0.2.1:7882", "192.0.2.2:1"), ("[fe80::5]:1", "[2001:db8::2]:2")] {
+                let mut frame = framed(&way(from, to, tags), &[1, 2, 3]);
+                frame.resize(frame.len().max(60) + 4, 0);
+                let (source, datagram) = parse(&frame, 7).unwrap();
+                let scoped = source.ip() == "fe80::5".parse::<IpAddr>().unwrap();
+                assert_eq!(source, if scoped { "[fe80::5%7]:1".parse().unwrap() } else { from.parse::<SocketAddr>().unwrap() });
+                assert_eq!(frame[datagram], [1, 2, 3]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_no_plain_datagram_is_none() {
+        for to in ["192.0.2.2:1", "[2001:db8::2]:2"] {
+            let from = if to.starts_with('[') { "[2001:db8::1]:1" } else { "192.0.2.1:1" };
+            let frame = framed(&way(from, to, ONE_TAG), &payload(100, 1));
+            for short in 0..frame.len() {
+                assert!(parse(&frame[..short], 1).is_none(), "{short} bytes");
+            }
+            let at = ETHERNET + VLAN;
+            let changed = |at: usize, byte: u8| {
+                let mut frame = frame.clone();
+                frame[at] = byte;
+                parse(&frame, 1).is_none()
+            };
+            assert!(changed(12, 0x55) && changed(at, 0x46), "another protocol, options");
+            assert!(changed(frame.len() - 100 - 3, 200) && changed(frame.len() - 100 - 3, 7), "a UDP length beyond, or too short");
+            if to.starts_with('1') {
+                assert!(changed(at + 6, 0x20) && changed(at + 7, 1), "more fragments, a later fragment");
+                assert!(changed(at + 9, 6), "TCP");
+            } else {
+                assert!(changed(at + 6, 44), "a fragment header");
+            }
+        }
+    }
+
+    #[test]
+    fn a_way_has_one_family_and_its_mtu() {
+        assert!(Headers::new(&way("192.0.2.1:1", "[2001:db8::2]:2", &[])).is_none());
+        let three = [Tag { kind: TYPE_VLAN, id: 1 }; 3];
+        assert!(Headers::new(&way("192.0.2.1:1", "192.0.2.2:2", &three)).is_none());
+        let v4 = Headers::new(&way("192.0.2.1:1", "192.0.2.2:2", ONE_TAG)).unwrap();
+        assert!(v4.fits(1472) && !v4.fits(1473), "the tag is not part of the IP packet");
+        let v6 = Headers::new(&way("[2001:db8::1]:1", "[2001:db8::2]:2", &[])).unwrap();
+        assert!(v6.fits(1452) && !v6.fits(1453));
+        let none = Headers::new(&Way { mtu: 20, ..way("192.0.2.1:1", "192.0.2.2:2", &[]) }).unwrap();
+        assert!(none.fits(0) && !none.fits(1));
+    }
+}

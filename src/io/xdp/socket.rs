@@ -212,11 +212,6 @@ impl Xsk {
             self.completed.release();
         }
     }
-
-    #[cfg(test)]
-    pub fn slots_held(&self) -> usize {
-        self.held
-    }
 }
 
 /// A slot as the kernel names it: its offset in the arena.
