@@ -4,10 +4,13 @@
 //! the defaults there, and the result becomes a `Plan` that needs no further checking. A program that embeds the data plane
 //! without the feature `server` makes its `Plan` itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+use arrayvec::ArrayString;
 
 use crate::rtp::config::Codec;
 use crate::units::Micros;
@@ -177,16 +180,48 @@ macro_rules! choice {
     };
 }
 
-choice! {
-    /// The I/O backend of the workers.
-    IoChoice {
-        /// io_uring where the kernel has and allows what is needed, else the portable one.
-        #[default]
-        Auto = "auto",
-        /// io_uring, or no start.
-        Uring = "uring",
-        /// recvmmsg and GSO by `quinn-udp`.
-        Mmsg = "mmsg",
+/// The I/O backend of the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring where the kernel has and allows what is needed, else the portable one.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    Uring,
+    /// recvmmsg and GSO by `quinn-udp`.
+    Mmsg,
+    /// AF_XDP on an interface, or as `Auto` where that cannot be had.
+    Xdp(InterfaceName),
+}
+
+/// Name of a network interface: at most 15 bytes (IFNAMSIZ).
+pub type InterfaceName = ArrayString<15>;
+
+impl IoChoice {
+    pub const NAMES: &'static [&'static str] = &["auto", "uring", "mmsg", "xdp:INTERFACE"];
+
+    pub fn name(&self) -> Cow<'static, str> {
+        match self {
+            IoChoice::Auto => "auto".into(),
+            IoChoice::Uring => "uring".into(),
+            IoChoice::Mmsg => "mmsg".into(),
+            IoChoice::Xdp(interface) => format!("xdp:{interface}").into(),
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(IoChoice::Auto),
+            "uring" => Some(IoChoice::Uring),
+            "mmsg" => Some(IoChoice::Mmsg),
+            // What the kernel allows in a name.
+            _ => {
+                let interface = name.strip_prefix("xdp:")?;
+                let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+                let good = !interface.is_empty() && interface.bytes().all(allowed);
+                InterfaceName::from(interface).ok().filter(|_| good).map(IoChoice::Xdp)
+            }
+        }
     }
 }
 

@@ -141,15 +141,13 @@ fn receive_offload() -> Finding {
 
 fn xdp() -> Finding {
     match probe::xdp_socket() {
-        Ok(()) => Finding::ok("AF_XDP", "sockets can be made (nothing uses them yet)"),
+        Ok(()) => Finding::ok("AF_XDP", "can be used: --io xdp:INTERFACE goes past the network stack (and the firewall)"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Finding::degraded(
             "AF_XDP",
             "there, but not for this user",
-            "give the binary CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF (nothing uses AF_XDP yet)",
+            "for --io xdp:INTERFACE, run as root or with CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON",
         ),
-        Err(error) => {
-            Finding::missing("AF_XDP", error.to_string(), "use a kernel with CONFIG_XDP_SOCKETS (nothing uses AF_XDP yet)")
-        }
+        Err(error) => Finding::missing("AF_XDP", error.to_string(), "for --io xdp:INTERFACE, use a kernel with CONFIG_XDP_SOCKETS"),
     }
 }
 

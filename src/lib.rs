@@ -9,7 +9,8 @@
 //! 4. [`room::forward`]: packets by track, held for the rest of their frame if the worker is busy ([`worker::hold`]); other
 //!    workers with subscribers get handles through their rings.
 //! 5. [`peer::send`]: written once per receiver into the send arena, renumbered ([`rtp::rewrite`]), encrypted there.
-//! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train.
+//! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train. With AF_XDP ([`io::xdp`]), frame by
+//!    frame from the arena itself.
 //!
 //! # Who does what
 //! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS. The director decides who is

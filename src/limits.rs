@@ -28,6 +28,22 @@ pub const TRAIN_SEGMENTS: usize = 64;
 /// Bytes of one train: what fits an IPv4/IPv6 datagram's 16-bit length.
 pub const TRAIN_BYTES: usize = 65_000;
 
+/// AF_XDP: descriptors of each ring of each socket, and so frames that wait to be received or sent on one queue. Frames that
+/// find the receive ring full are dropped (`xdp_ring_full`).
+pub const XDP_RING: usize = 2048;
+/// AF_XDP: frames of one worker to send from, in a batch or with the kernel. When none is free, datagrams are dropped
+/// (`send_failed`).
+pub const XDP_SEND_FRAMES: usize = 4096;
+/// AF_XDP: remote addresses of which one worker knows the headers. A full table is emptied and fills again from what is sent;
+/// what is not in it goes by the ordinary socket.
+pub const XDP_PEERS: usize = 64 * 1024;
+/// AF_XDP: questions for headers that one worker may have open. Further ones are put off; meanwhile the ordinary socket sends.
+pub const XDP_QUESTIONS: usize = 1024;
+/// AF_XDP: receive queues of an interface that are used; the program leaves further ones to the ordinary sockets.
+pub const XDP_QUEUES: usize = 64;
+/// AF_XDP: addresses of this host for which the program takes media; what comes for further ones goes to the ordinary sockets.
+pub const XDP_ADDRESSES: usize = 256;
+
 /// RTP padding that a packet may get so that it is as long as the others of its train.
 pub const PADDING_MAX: u16 = 16;
 
@@ -98,3 +114,5 @@ const _: () = assert!(TRAIN_BYTES <= u16::MAX as usize && TRAIN_BYTES <= SEND_AR
 const _: () = assert!(TRACK_CACHE.is_power_of_two());
 const _: () = assert!(TRACK_CACHE < ARENA_SLOTS);
 const _: () = assert!(WORKERS_MAX <= 64);
+const _: () = assert!(XDP_RING.is_power_of_two() && XDP_SEND_FRAMES >= SEND_OPS && XDP_SEND_FRAMES >= XDP_RING);
+const _: () = assert!(XDP_SEND_FRAMES + 2 * XDP_RING < ARENA_SLOTS / 2);

@@ -58,6 +58,9 @@ declare! {
         SendFailed = "send_failed", "the kernel refused a datagram (buffer full, unreachable)";
         AwaitingKeyFrame = "awaiting_key_frame", "packet not forwarded to a receiver that still waits for a key frame";
         NackTooOld = "nack_too_old", "retransmission asked for a packet that is no longer kept";
+        XdpJunk = "xdp_junk", "datagram for the media port that the XDP program dropped: of no protocol that media uses (RFC 7983)";
+        XdpFlood = "xdp_flood", "datagram that the XDP program dropped during a flood: from a source that is no client";
+        XdpRingFull = "xdp_ring_full", "datagram for which a worker's AF_XDP socket had no room";
         TurnFull = "turn_full", "more media in one turn than a worker forwards";
     }
 }
@@ -69,6 +72,9 @@ declare! {
         BytesReceived = "received_bytes", "Bytes of UDP payload received.";
         DatagramsSent = "sent_datagrams", "Datagrams sent.";
         BytesSent = "sent_bytes", "Bytes of UDP payload sent.";
+        XdpReceived = "xdp_received_datagrams", "Datagrams received by AF_XDP, of all received.";
+        XdpSent = "xdp_sent_datagrams", "Datagrams sent by AF_XDP, of all sent.";
+        XdpPassed = "xdp_passed_datagrams", "Datagrams for the media port that the XDP program left to the ordinary sockets.";
         SendOperations = "send_operations", "Send operations; a train of equal-sized datagrams is one.";
         MediaReceived = "received_media_packets", "RTP packets received, authenticated and accepted.";
         MediaForwarded = "forwarded_media_packets", "RTP packets forwarded, each receiver counted.";

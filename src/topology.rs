@@ -4,13 +4,14 @@
 //!   distributary-w0 … wN   a worker each: socket, ring, arena; pinned
 //!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
+//!   distributary-route     with AF_XDP: ways to clients, floods
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
 //!
 //! Where the workers leave a core, all other threads keep to those that are left: a storm of joins must not take time from a worker.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -19,9 +20,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::{IoChoice, Plan, Steer};
 use crate::io::numa::Nodes;
-use crate::io::{Io, IoError, IoKind, Waker, busy_poll, socket, steer};
+use crate::io::xdp::{Guide, Interface, Queues};
+use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
 use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
-use crate::mem::{Arena, Handoff, MemoryError, Pages};
+use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
@@ -67,7 +69,7 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, then one for each thread of handshakes.
+    /// One table for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
@@ -115,31 +117,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let sockets = socket::bind(plan.media_bind, plan.workers).map_err(StartError::Io)?;
     let media = sockets.local;
     let mut summary: Vec<String> = sockets.warnings.clone();
-    let kind = match plan.io {
-        IoChoice::Auto => IoKind::Auto,
-        IoChoice::Uring => IoKind::Uring,
-        IoChoice::Mmsg => IoKind::Mmsg,
-    };
     if plan.steer == Steer::Cpu {
         steer::by_core(&sockets.sockets, &plan.cores).map_err(StartError::Io)?;
     }
-    let mut ios = Vec::new();
-    let (mut backend, mut arenas) = (String::new(), Vec::new());
-    for (worker, socket) in sockets.sockets.into_iter().enumerate() {
-        let core = plan.cores.get(worker).copied();
-        let open = || -> Result<_, StartError> {
-            if plan.busy_poll_us > 0 {
-                busy_poll::set(&socket, plan.busy_poll_us).map_err(StartError::Io)?;
-            }
-            let (slots, pages) = Arena::map(ARENA_SLOTS, plan.huge_pages).map_err(StartError::Memory)?;
-            let (io, why) = Io::open(kind, socket, slots, base).map_err(StartError::Io)?;
-            Ok((io, why, pages))
-        };
-        let (io, why, pages) = on_core(core, open).ok_or(StartError::Core { worker, core: core.unwrap_or(0) })??;
-        ios.push(io);
-        backend = why;
-        arenas.push(pages);
-    }
+    let metrics: Vec<Arc<WorkerMetrics>> = (0..plan.workers + plan.handshake_threads).map(|_| Arc::default()).collect();
+    let Ways { ios, backend, arenas, guide } = ways(plan, sockets.sockets, media, base, &metrics[..plan.workers], &mut summary)?;
     let wakers: Vec<Waker> = ios.iter().map(Io::waker).collect();
     let director_sleeper = Arc::new(Sleeper::default());
     let handshake_sleepers: Vec<Arc<Sleeper>> = (0..plan.handshake_threads).map(|_| Arc::default()).collect();
@@ -148,7 +130,6 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
-    let metrics: Vec<Arc<WorkerMetrics>> = (0..plan.workers + plan.handshake_threads).map(|_| Arc::default()).collect();
     let stop = Arc::new(Stop { drain: AtomicBool::new(false), slow: AtomicBool::new(false), workers: AtomicBool::new(false) });
 
     let (order_senders, orders): (Vec<_>, Vec<_>) = wake_handshakes.iter().map(|_| mpsc::channel()).unzip();
@@ -172,7 +153,20 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
 
+    let mut metrics = metrics;
+    let mut wakers = wakers;
     let mut threads = Vec::new();
+    if let Some((mut guide, table)) = guide {
+        metrics.push(table);
+        wakers.push(guide.waker());
+        let ending = stop.clone();
+        threads.push(spawn("distributary-route", move || {
+            while !ending.workers.load(Ordering::Relaxed) {
+                guide.turn(Micros(base.elapsed().as_micros() as u64));
+                guide.wait(&ending.workers);
+            }
+        })?);
+    }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
         let core = plan.cores.get(index).copied();
@@ -234,6 +228,86 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = std::iter::once(director_sleeper).chain(handshake_sleepers).collect();
     Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
+}
+
+/// The workers' I/O.
+struct Ways {
+    ios: Vec<Io>,
+    /// For the operator.
+    backend: String,
+    /// What each worker's packets lie in.
+    arenas: Vec<Pages>,
+    /// With AF_XDP: its slow path, and the table that it counts in.
+    guide: Option<(Guide, Arc<WorkerMetrics>)>,
+}
+
+/// Gives each worker its socket's I/O. AF_XDP is all or nothing: where something is missing all workers have ordinary sockets,
+/// and a line says why; an interface that does not exist is a mistake and ends the start.
+fn ways(
+    plan: &Plan,
+    sockets: Vec<UdpSocket>,
+    media: SocketAddr,
+    base: Instant,
+    metrics: &[Arc<WorkerMetrics>],
+    summary: &mut Vec<String>,
+) -> Result<Ways, StartError> {
+    let core_of = |worker: usize| plan.cores.get(worker).copied();
+    let absent = |worker: usize| StartError::Core { worker, core: core_of(worker).unwrap_or(0) };
+    let (mut arenas, mut pages): (Vec<Slots>, Vec<Pages>) = Default::default();
+    for (worker, socket) in sockets.iter().enumerate() {
+        if plan.busy_poll_us > 0 {
+            busy_poll::set(socket, plan.busy_poll_us).map_err(StartError::Io)?;
+        }
+        let mapped = on_core(core_of(worker), || Arena::map(ARENA_SLOTS, plan.huge_pages)).ok_or_else(|| absent(worker))?;
+        let (slots, lie_in) = mapped.map_err(StartError::Memory)?;
+        arenas.push(slots);
+        pages.push(lie_in);
+    }
+    let kind = match plan.io {
+        IoChoice::Auto | IoChoice::Xdp(_) => IoKind::Auto,
+        IoChoice::Uring => IoKind::Uring,
+        IoChoice::Mmsg => IoKind::Mmsg,
+    };
+    let mut queues: Vec<Option<Queues>> = sockets.iter().map(|_| None).collect();
+    let mut interface = None;
+    if let IoChoice::Xdp(name) = &plan.io {
+        match express(name, media, &mut arenas) {
+            Ok((attached, open)) => {
+                summary.extend(attached.warning(plan.workers));
+                (interface, queues) = (Some(attached), open);
+            }
+            Err(error @ IoError::NoInterface { .. }) => return Err(StartError::Io(error)),
+            Err(error) => summary.push(format!("{error}; ordinary sockets are used instead")),
+        }
+    }
+    let mut ios = Vec::new();
+    let mut backend = String::new();
+    for (worker, ((socket, slots), queues)) in sockets.into_iter().zip(arenas).zip(queues).enumerate() {
+        let open = || match queues {
+            Some(queues) => Xdp::new(queues, socket, slots, base).map(|xdp| (Io::Xdp(xdp), String::new())),
+            None => Io::open(kind, socket, slots, base),
+        };
+        let (io, why) = on_core(core_of(worker), open).ok_or_else(|| absent(worker))?.map_err(StartError::Io)?;
+        ios.push(io);
+        backend = why;
+    }
+    if let Some(interface) = &interface {
+        backend = interface.description();
+    }
+    let guide = interface.map(|interface| {
+        let table = Arc::<WorkerMetrics>::default();
+        (interface.guide(table.clone(), metrics.to_vec()), table)
+    });
+    Ok(Ways { ios, backend, arenas: pages, guide })
+}
+
+/// AF_XDP on an interface, with sockets for each worker's arena.
+fn express(name: &str, media: SocketAddr, arenas: &mut [Slots]) -> Result<(Interface, Vec<Option<Queues>>), IoError> {
+    let mut interface = Interface::attach(name, media)?;
+    let workers = arenas.len();
+    let queues = arenas.iter_mut().enumerate().map(|(worker, slots)| interface.open(worker, workers, slots));
+    let queues = queues.collect::<Result<Vec<_>, _>>()?;
+    Ok((interface, queues))
 }
 
 impl Running {

@@ -67,7 +67,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, io: Io, mail: Mail, handoff: Arc<Handoff<Peer>>, metrics: Arc<WorkerMetrics>, hold: Hold) -> Self {
+    pub fn new(id: WorkerId, mut io: Io, mail: Mail, handoff: Arc<Handoff<Peer>>, metrics: Arc<WorkerMetrics>, hold: Hold) -> Self {
+        let batch = io.batch();
         Worker {
             id,
             io,
@@ -85,7 +86,7 @@ impl Worker {
             spin: Micros::ZERO,
             receivers: Vec::with_capacity(SESSIONS_MAX),
             received: Vec::with_capacity(TURN_DATAGRAMS),
-            batch: SendBatch::default(),
+            batch,
             requests: Requests::default(),
             turns: 0,
             next_tick: Micros::ZERO,
@@ -169,7 +170,7 @@ impl Worker {
 
     fn flush(&mut self) {
         if !self.batch.is_empty() {
-            self.io.send(&self.batch, &self.metrics);
+            self.io.send(&mut self.batch, &self.metrics);
             self.batch.clear();
         }
     }

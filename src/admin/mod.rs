@@ -30,10 +30,13 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for each thread of handshakes.
+    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
     pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
-        let label =
-            |index: usize| if index < plan.workers { index.to_string() } else { format!("handshakes{}", index - plan.workers) };
+        let label = |index: usize| match index.checked_sub(plan.workers) {
+            None => index.to_string(),
+            Some(thread) if thread < plan.handshake_threads => format!("handshakes{thread}"),
+            Some(_) => "xdp".to_owned(),
+        };
         let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
         Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now() })
     }

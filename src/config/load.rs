@@ -235,13 +235,21 @@ mod tests {
     #[test]
     fn an_error_names_key_value_source_and_range() {
         assert_eq!(message("[media]\nworkers = 900"), "media.workers = 900 (from test.toml) must be a whole number from 0 to 64");
-        assert_eq!(message("[media]\nio = \"epoll\""), "media.io = \"epoll\" (from test.toml) must be one of auto, uring, mmsg");
         assert_eq!(
             message("[media]\nbusy_poll_us = 1001"),
             "media.busy_poll_us = 1001 (from test.toml) must be a whole number from 0 to 1000"
         );
         assert!(message("[media]\nsteer = \"numa\"").ends_with("must be one of hash, cpu"));
         assert!(message("[media]\nhuge_pages = true").ends_with("must be one of auto, transparent, off"));
+        assert_eq!(
+            message("[media]\nio = \"epoll\""),
+            "media.io = \"epoll\" (from test.toml) must be one of auto, uring, mmsg, xdp:INTERFACE"
+        );
+        for bad in ["xdp", "xdp:", "xdp:a/b", "xdp:a b", "xdp:sixteen-letters0"] {
+            assert!(message(&format!("[media]\nio = {bad:?}")).contains("must be one of"), "{bad}");
+        }
+        let IoChoice::Xdp(name) = with_file("[media]\nio = \"xdp:eth0.5\"").unwrap().media_io else { panic!("xdp") };
+        assert_eq!(&name, "eth0.5");
         assert!(message("[http]\nport = \"80\"").contains("http.port = \"80\""));
         let short = message("[keys]\na = \"short\"");
         assert!(short.contains("at least 32 bytes") && !short.contains("short"), "{short}");

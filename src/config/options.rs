@@ -104,7 +104,7 @@ options! {
     media_handshake_threads: usize = 0, "media.handshake_threads", Some("handshake-threads"), (0, limits::HANDSHAKE_THREADS_MAX as i64), "0",
         "Threads for the DTLS handshakes of joining sessions; each does some 2000 a second. 0: one for each core that the workers leave, at least 1 and at most 4.";
     media_io: IoChoice = IoChoice::Auto, "media.io", Some("io"), ANY, "\"auto\"",
-        "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload).";
+        "I/O backend. auto: io_uring where the kernel has and allows it, else mmsg (recvmmsg and segmentation offload). xdp:INTERFACE: AF_XDP on that network interface, past the kernel's network stack and its firewall; auto where it cannot be had.";
     media_steer: Steer = Steer::Hash, "media.steer", Some("steer"), ANY, "\"hash\"",
         "Which worker a datagram comes to. hash: the kernel's hash of its flow says. cpu: the worker pinned to the core on which it arrived, for hosts whose NIC queues are each bound to a worker's core; what arrives elsewhere goes by its hash.";
     media_busy_poll_us: u16 = 0, "media.busy_poll_us", Some("busy-poll-us"), (0, 1000), "50",

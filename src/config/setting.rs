@@ -139,7 +139,7 @@ macro_rules! choice_setting {
                 Self::from_name(value.as_str()?)
             }
             fn write(&self) -> Option<String> {
-                Some(quoted(self.name()))
+                Some(quoted(self.name().as_ref()))
             }
             fn wanted(_: (i64, i64)) -> String {
                 one_of(Self::NAMES)

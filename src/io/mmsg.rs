@@ -23,7 +23,7 @@ use crate::metrics::{Counter, DropReason, WorkerMetrics};
 const BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
 
 pub struct Mmsg {
-    socket: UdpSocket,
+    pub(super) socket: UdpSocket,
     state: UdpSocketState,
     pub(super) slots: Slots,
     /// Slots that the next recvmmsg may fill.
@@ -69,7 +69,7 @@ impl Mmsg {
     }
 
     /// Receives until the socket is empty or `into` full.
-    fn drain_socket(&mut self, into: &mut Vec<Received>, metrics: &WorkerMetrics) {
+    pub(super) fn drain_socket(&mut self, into: &mut Vec<Received>, metrics: &WorkerMetrics) {
         let limit = receive_limit(into);
         while into.len() < limit {
             let wanted = BATCH_SIZE.min(limit - into.len());

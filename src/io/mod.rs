@@ -8,10 +8,11 @@
 //!
 //! - [`Uring`]: io_uring. The kernel writes received datagrams into arena slots by itself.
 //! - [`Mmsg`]: recvmmsg, wherever io_uring is missing or forbidden.
+//! - [`Xdp`]: AF_XDP, frames of one interface past the network stack; with an `Mmsg` beside it for everything else.
 //! - [`Fake`]: queues, for the simulator.
 //!
-//! Both send with sendmmsg ([`outgoing`]). Options of the sockets, for hosts that are tuned: [`steer`], [`busy_poll`]. What holds
-//! for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it returns; a peer
+//! The first two send with sendmmsg ([`outgoing`]). Options of the sockets, for hosts that are tuned: [`steer`], [`busy_poll`]. What
+//! holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it returns; a peer
 //! has one address, IPv4 where it is IPv4; a datagram that is empty or larger than
 //! [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX) is counted and goes no further.
 //!
@@ -59,11 +60,13 @@ mod tally;
 mod tests;
 pub mod uring;
 pub mod wake;
+pub mod xdp;
 
 pub use fake::Fake;
 pub use mmsg::Mmsg;
 pub use uring::Uring;
 pub use wake::Waker;
+pub use xdp::Xdp;
 
 /// A datagram and who sent it.
 pub struct Received {
@@ -104,6 +107,7 @@ impl FromStr for IoKind {
 pub enum Io {
     Uring(Uring),
     Mmsg(Mmsg),
+    Xdp(Xdp),
     Fake(Fake),
 }
 
@@ -127,25 +131,36 @@ impl Io {
         Ok((Io::Mmsg(Mmsg::open(socket, slots, base)?), because))
     }
 
+    /// The batch to fill for [`Io::send`]: made so that this backend sends from it. Asked for once.
+    pub fn batch(&mut self) -> SendBatch {
+        let own = match self {
+            Io::Xdp(xdp) => xdp.take_batch(),
+            Io::Uring(_) | Io::Mmsg(_) | Io::Fake(_) => None,
+        };
+        own.unwrap_or_default()
+    }
+
     /// Appends received datagrams to `into`, up to [`TURN_DATAGRAMS`] in all and never beyond its capacity. Waits at most `wait`
     /// when nothing has arrived; a [`Waker`] ends the wait. Zero does not wait.
     pub fn receive(&mut self, into: &mut Vec<Received>, wait: Duration, metrics: &WorkerMetrics) {
         match self {
             Io::Uring(uring) => uring.receive(into, wait, metrics),
             Io::Mmsg(mmsg) => mmsg.receive(into, wait, metrics),
+            Io::Xdp(xdp) => xdp.receive(into, wait, metrics),
             Io::Fake(fake) => fake.receive(into, metrics),
         }
     }
 
     /// Sends every operation of the batch. Does not block: what the kernel refuses is counted as `send_failed`. The batch may be
     /// cleared and refilled as soon as this returns.
-    pub fn send(&mut self, batch: &SendBatch, metrics: &WorkerMetrics) {
+    pub fn send(&mut self, batch: &mut SendBatch, metrics: &WorkerMetrics) {
         if batch.is_empty() {
             return;
         }
         match self {
             Io::Uring(uring) => uring.outgoing.send(batch, metrics),
             Io::Mmsg(mmsg) => mmsg.outgoing.send(batch, metrics),
+            Io::Xdp(xdp) => xdp.send(batch, metrics),
             Io::Fake(fake) => fake.send(batch, metrics),
         }
     }
@@ -155,6 +170,7 @@ impl Io {
         match self {
             Io::Uring(uring) => micros_since(uring.base),
             Io::Mmsg(mmsg) => micros_since(mmsg.base),
+            Io::Xdp(xdp) => micros_since(xdp.mmsg.base),
             Io::Fake(fake) => fake.now,
         }
     }
@@ -162,7 +178,7 @@ impl Io {
     /// CPU time that this thread has used: how busy the worker is. A clock of its own, so it is asked ten times a second only.
     pub fn cpu_time(&self) -> Micros {
         match self {
-            Io::Uring(_) | Io::Mmsg(_) => thread_cpu_time(),
+            Io::Uring(_) | Io::Mmsg(_) | Io::Xdp(_) => thread_cpu_time(),
             Io::Fake(fake) => fake.cpu_time,
         }
     }
@@ -183,6 +199,7 @@ impl Io {
         match self {
             Io::Uring(uring) => uring.slots.take(),
             Io::Mmsg(mmsg) => mmsg.slots.take(),
+            Io::Xdp(xdp) => xdp.mmsg.slots.take(),
             Io::Fake(fake) => fake.slots.take(),
         }
     }
@@ -192,6 +209,7 @@ impl Io {
         match self {
             Io::Uring(uring) => uring.outgoing.trains.in_use(),
             Io::Mmsg(mmsg) => mmsg.outgoing.trains.in_use(),
+            Io::Xdp(xdp) => xdp.mmsg.outgoing.trains.in_use(),
             Io::Fake(_) => true,
         }
     }
@@ -200,6 +218,7 @@ impl Io {
         match self {
             Io::Uring(uring) => &uring.wake,
             Io::Mmsg(mmsg) => &mmsg.wake,
+            Io::Xdp(xdp) => &xdp.mmsg.wake,
             Io::Fake(fake) => &fake.wake,
         }
     }
@@ -240,6 +259,17 @@ pub enum IoError {
         step: &'static str,
         error: io::Error,
     },
+    /// AF_XDP cannot be used.
+    Xdp {
+        interface: String,
+        step: &'static str,
+        reason: String,
+    },
+    /// There is no such interface; there are these.
+    NoInterface {
+        name: String,
+        there: Vec<String>,
+    },
     /// More slots than a buffer number can name.
     ArenaTooLarge {
         slots: usize,
@@ -255,6 +285,12 @@ impl fmt::Display for IoError {
             }
             IoError::Option { name, error } => write!(f, "cannot set socket option {name}: {error}{}", option_remedy(name, error)),
             IoError::Uring { step, error } => write!(f, "io_uring is not usable ({step}: {error}){}", uring_remedy(error)),
+            IoError::Xdp { interface, step, reason } => {
+                write!(f, "AF_XDP is not usable on {interface} (cannot {step}: {reason}){}", xdp_remedy(reason))
+            }
+            IoError::NoInterface { name, there } => {
+                write!(f, "media.io = \"xdp:{name}\": there is no interface {name}; Ethernet ones are {}", there.join(", "))
+            }
             IoError::ArenaTooLarge { slots } => write!(f, "{slots} arena slots; io_uring can name 65536 buffers; use fewer slots"),
         }
     }
@@ -264,7 +300,7 @@ impl std::error::Error for IoError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             IoError::Bind { error, .. } | IoError::Option { error, .. } | IoError::Uring { error, .. } => Some(error),
-            IoError::UnknownKind(_) | IoError::ArenaTooLarge { .. } => None,
+            _ => None,
         }
     }
 }
@@ -291,6 +327,21 @@ fn option_remedy(name: &str, error: &io::Error) -> &'static str {
         }
         ("SO_BUSY_POLL", Some(libc::ENOPROTOOPT)) => "; the kernel has no busy polling: do without media.busy_poll_us",
         _ => "",
+    }
+}
+
+fn xdp_remedy(reason: &str) -> &'static str {
+    let mentions = |errno: i32| reason.contains(&format!("(os error {errno})"));
+    if mentions(libc::EPERM) {
+        "; run as root or grant CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+    } else if mentions(libc::ENOBUFS) || mentions(libc::ENOMEM) {
+        "; memory that may be locked is used up: raise ulimit -l (LimitMEMLOCK=) by 128 MiB a worker, or grant CAP_IPC_LOCK"
+    } else if mentions(libc::EAFNOSUPPORT) || mentions(libc::ENOSYS) {
+        "; the kernel is built without AF_XDP (CONFIG_XDP_SOCKETS) or eBPF"
+    } else if mentions(libc::EBUSY) {
+        "; another program has the queue or the interface: stop that one"
+    } else {
+        ""
     }
 }
 

@@ -139,6 +139,35 @@ pub fn xdp_socket() -> io::Result<()> {
     socket2::Socket::new(socket2::Domain::from(libc::AF_XDP), socket2::Type::RAW, None).map(drop)
 }
 
+/// Receive queues that an interface has now (`ethtool -l`); None if its driver does not tell.
+pub fn receive_queues(interface: &str) -> Option<u32> {
+    /// `struct ethtool_channels`: the command; maxima and present numbers of receive, send, other and combined queues.
+    #[repr(C)]
+    struct Channels {
+        command: u32,
+        max: [u32; 4],
+        now: [u32; 4],
+    }
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    let mut channels = Channels { command: ETHTOOL_GCHANNELS, max: [0; 4], now: [0; 4] };
+    // SAFETY: all-zero is a valid value: an empty name, a null pointer.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return None;
+    }
+    for (to, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // SAFETY: the request names the interface, ends with a zero byte, and points to a live structure of the command's layout.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } != 0 {
+        return None;
+    }
+    let [receive, _, _, combined] = channels.now;
+    Some(receive + combined).filter(|queues| *queues > 0)
+}
+
 /// Release of the running kernel, like `6.1.0-18-amd64`.
 pub fn kernel_release() -> Option<String> {
     // SAFETY: utsname is plain bytes, for which all zeros is a value.

@@ -70,7 +70,7 @@ impl Worker {
             batch.space()[..bytes.len()].copy_from_slice(bytes);
             batch.commit(*to, bytes.len());
         }
-        self.io.send(&batch, &self.metrics);
+        self.io.send(&mut batch, &self.metrics);
     }
 }
 
@@ -209,7 +209,7 @@ fn trains_are_cut_here_while_the_kernel_does_not() {
         match &mut worker.io {
             Io::Uring(uring) => uring.outgoing.trains.suspend(),
             Io::Mmsg(mmsg) => mmsg.outgoing.trains.suspend(),
-            Io::Fake(_) => unreachable!(),
+            Io::Xdp(_) | Io::Fake(_) => unreachable!(),
         }
         let peer = peer("127.0.0.1:0");
         let lens = [500, 500, 500, 20];
@@ -260,7 +260,7 @@ fn a_hundred_thousand_datagrams_and_every_slot_comes_back() {
         let free = match &mut worker.io {
             Io::Uring(uring) => uring.free_slots(),
             Io::Mmsg(mmsg) => mmsg.free_slots(),
-            Io::Fake(_) => unreachable!(),
+            Io::Xdp(_) | Io::Fake(_) => unreachable!(),
         };
         assert_eq!(free, SLOTS, "{kind:?}");
     }

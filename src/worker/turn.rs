@@ -290,7 +290,7 @@ impl Worker {
             let Some(shard) = self.shards.get(binding.track) else { continue };
             for media in self.media.packets(shard) {
                 if !self.batch.has_room() {
-                    self.io.send(&self.batch, &self.metrics);
+                    self.io.send(&mut self.batch, &self.metrics);
                     self.batch.clear();
                 }
                 match peer.forward(index, media, &mut self.batch) {

@@ -72,12 +72,12 @@ export function configWithKeys(name) {
 }
 
 class Server {
-  constructor(name, child, httpPort, mediaPort) {
+  constructor(name, child, host, httpPort, mediaPort) {
     this.name = name;
     this.child = child;
     this.httpPort = httpPort;
     this.mediaPort = mediaPort;
-    this.url = `http://127.0.0.1:${httpPort}`;
+    this.url = `http://${host}:${httpPort}`;
     this.log = createWriteStream(path.join(OUT, `${name}.log`));
     this.notes = createWriteStream(path.join(OUT, `${name}.pages.log`));
     this.exited = new Promise((done) => child.once('exit', (code, signal) => {
@@ -137,14 +137,15 @@ class Server {
   }
 }
 
-/** Starts a server of its own for a test file. `name` names its log. */
-export async function serve(name, { workers = 2, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'] } = {}) {
+/** Starts a server of its own for a test file. `name` names its log; `host` is where it is reached, as in a URL. */
+export async function serve(name, options = {}) {
+  const { workers = 2, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'], host = '127.0.0.1' } = options;
   assert.ok(existsSync(BINARY), `${BINARY} is not built: cargo build --release`);
   mkdirSync(OUT, { recursive: true });
   const [httpPort, mediaPort] = [await freeTcpPort(), await freeUdpPort()];
   const all = ['serve', ...args, '--http-port', httpPort, '--media-port', mediaPort, '--workers', workers, '--io', io].map(String);
   const child = spawn(BINARY, all, { stdio: ['ignore', 'pipe', 'pipe'] });
-  const server = new Server(name, child, httpPort, mediaPort);
+  const server = new Server(name, child, host, httpPort, mediaPort);
   await until(`${name}: ${all.join(' ')} answers /healthz`, 10_000, async () => {
     assert.ok(!server.ended, `the server ended at once: see ${path.join(OUT, `${name}.log`)}`);
     return fetch(`${server.url}/healthz`).then((r) => r.ok, () => false);

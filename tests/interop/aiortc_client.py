@@ -8,6 +8,7 @@
 import asyncio
 import fractions
 import math
+import os
 import sys
 import time
 
@@ -18,8 +19,9 @@ from aiortc import rtcrtpreceiver
 from aiortc import AudioStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
 from webrtc_http import leave, negotiate, report
 
-# Tests stay on the loopback, which aioice leaves out by itself.
-aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+# Tests stay on the loopback, which aioice leaves out by itself, unless they say otherwise.
+ADDRESS = os.environ.get("DISTRIBUTARY_CLIENT_ADDRESS", "127.0.0.1")
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [ADDRESS]
 
 
 async def exchange(connection, url):

@@ -50,8 +50,10 @@ class Client {
   }
 }
 
-export function start(name, program, args) {
+/** `inside`: a command that runs the program somewhere else, in a network namespace for instance; `env`: more environment. */
+export function start(name, program, args, { inside = [], env = {} } = {}) {
   assert.ok(existsSync(program), `${program} is missing: run tests/run, which installs it`);
   mkdirSync(OUT, { recursive: true });
-  return new Client(name, spawn(program, args.map(String), { stdio: ['ignore', 'pipe', 'pipe'] }));
+  const [command, ...rest] = [...inside, program, ...args.map(String)];
+  return new Client(name, spawn(command, rest, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } }));
 }

@@ -203,7 +203,7 @@ pub struct Room {
 impl Room {
     pub fn new(viewers: usize) -> Room {
         let io = Io::Fake(Fake::new(Arena::leak(4096)));
-        let (mut mails, offices) = mail::connect(&[io.waker()], Arc::new(|| {}), Arc::new(|| {}));
+        let (mut mails, offices) = mail::connect(&[io.waker()], Arc::new(|| {}), &[Arc::new(|| {})]);
         let (handoff, metrics) = (Arc::new(Handoff::new(SESSIONS_MAX)), Arc::<WorkerMetrics>::default());
         let hold = Hold::new(HoldChoice::Off, Micros::ZERO);
         let worker = Worker::new(WorkerId(0), io, mails.remove(0), handoff.clone(), metrics.clone(), hold);
@@ -261,7 +261,7 @@ impl Room {
             network.recycle(datagram);
         }
         while self.offices.events[0].pop().is_ok() {}
-        while self.offices.handshake_events[0].pop().is_ok() {}
+        while self.offices.handshakes[0].events[0].pop().is_ok() {}
     }
 
     /// A millisecond later `burst` packets arrive, and are forwarded to all viewers. Every tenth turn has timers to serve too.
