@@ -167,6 +167,13 @@ def listed(allowed=None):
     return parse
 
 
+def backend_names(text):
+    names = listed()(text)
+    if wrong := [name for name in names if not re.fullmatch(r"uring|mmsg|xdp:\S+", name)]:
+        raise argparse.ArgumentTypeError(f"{', '.join(wrong)} given; there are: uring, mmsg, xdp:INTERFACE")
+    return names
+
+
 def numbers(text):
     try:
         values = sorted({int(item) for item in text.split(",")})
@@ -197,7 +204,7 @@ def arguments():
     defaults = "10,100,500,1000,2000, and beside peers 10,100,200,500; with --quick 10,100 and 100"
     parser.add_argument("--viewers", type=numbers, help=f"default: {defaults}; latency alone, without saturation, needs it")
     known = f"I/O backends of this server; default: uring,mmsg and, where it can, {XDP}"
-    parser.add_argument("--backends", type=listed(), metavar="LIST", help=known)
+    parser.add_argument("--backends", type=backend_names, metavar="LIST", help=known)
     parser.add_argument("--seconds", type=positive, help="length of a run's measurement; default: 15, with --quick 4")
     searching = "the same for a step of the search for saturation; default: 6, with --quick 3"
     parser.add_argument("--search-seconds", type=positive, metavar="SECONDS", help=searching)
