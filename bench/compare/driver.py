@@ -160,10 +160,18 @@ def listed(allowed=None):
         items = [item.strip() for item in text.split(",") if item.strip()]
         wrong = [item for item in items if allowed and item not in allowed]
         if wrong or not items:
-            raise argparse.ArgumentTypeError(f"{', '.join(wrong) or 'nothing'} given; there are: {', '.join(allowed)}")
+            there_are = f"; there are: {', '.join(allowed)}" if allowed else ""
+            raise argparse.ArgumentTypeError(f"{', '.join(wrong) or 'nothing'} given{there_are}")
         return items
 
     return parse
+
+
+def backend_names(text):
+    names = listed()(text)
+    if wrong := [name for name in names if not re.fullmatch(r"uring|mmsg|xdp:\S+", name)]:
+        raise argparse.ArgumentTypeError(f"{', '.join(wrong)} given; there are: uring, mmsg, xdp:INTERFACE")
+    return names
 
 
 def numbers(text):
@@ -195,11 +203,11 @@ def arguments():
     parser.add_argument("--peers", type=listed(list(PEERS)), default=list(PEERS), help="default: all that can be had")
     defaults = "10,100,500,1000,2000, and beside peers 10,100,200,500; with --quick 10,100 and 100"
     parser.add_argument("--viewers", type=numbers, help=f"default: {defaults}; latency alone, without saturation, needs it")
-    parser.add_argument(
-        "--backends", type=lambda text: text.split(","), metavar="LIST", help=f"I/O backends of this server; default: uring,mmsg and, where it can, {XDP}"
-    )
+    known = f"I/O backends of this server; default: uring,mmsg and, where it can, {XDP}"
+    parser.add_argument("--backends", type=backend_names, metavar="LIST", help=known)
     parser.add_argument("--seconds", type=positive, help="length of a run's measurement; default: 15, with --quick 4")
-    parser.add_argument("--search-seconds", type=positive, help="the same for a step of the search for saturation; default: 6, with --quick 3")
+    searching = "the same for a step of the search for saturation; default: 6, with --quick 3"
+    parser.add_argument("--search-seconds", type=positive, metavar="SECONDS", help=searching)
     parser.add_argument("--repeat", type=positive, help="runs of each cell; default: 3, with --quick 2")
     parser.add_argument("--out", default=str(ROOT / "bench" / "out"), help="folder for the results; default: bench/out")
     parser.add_argument("--binaries", metavar="DIR", help="programs that are built already; nothing is built then")
@@ -270,7 +278,7 @@ def main():
     (context.out / "table.md").write_text(text)
     plots = plot.write(results, context.out)
     print(text)
-    say(f"written to {context.out}: table.md, results.json, {', '.join(plots)}")
+    say(f"written to {context.out}: {', '.join(['table.md', 'results.json', *plots])}")
     # A peer that cannot serve so many is a result; this server failing is an error.
     return 1 if any(ours(cell) and len(cell["errors"]) == options.repeat for cell in table.all_cells(results)) else 0
 

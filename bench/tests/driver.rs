@@ -20,6 +20,7 @@ fn mistakes_end_with_code_2_and_a_reason() {
     for (arguments, reason) in [
         (&["--parts", "everything"][..], "saturation"),
         (&["--parts", "latency"], "half of saturation"),
+        (&["--backends", "epoll"], "xdp:INTERFACE"),
         (&["--viewers", "0"], "no list of numbers"),
         (&["--seconds", "4h"], "from 1 to 3600"),
         (&["--binaries", "/nonexistent"], "there is no loadgen"),
