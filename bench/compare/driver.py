@@ -83,7 +83,7 @@ def our_cells(options):
         most, least = options.viewers[-1], options.viewers[0]
         cells = [cell("distributary", most, hold=hold) for hold in HOLDS]
         cells += [cell("distributary", most, io=io) for io in options.backends if io != "uring"]
-        return [*cells, cell("distributary", most, media="audio"), cell("distributary", least)]
+        return [*cells, cell("distributary", most, media="audio"), *([cell("distributary", least)] if least < most else [])]
     cells = []
     for viewers in options.viewers:
         for media in ("video", "audio"):
