@@ -44,7 +44,8 @@ fn check(report: &Value, viewers: u32, packets_per_second: f64) {
     let received = number(report, "/packets_received");
     assert_eq!(received, number(report, "/packets_expected"), "{report}");
     let expected = packets_per_second * number(report, "/seconds") * f64::from(viewers);
-    assert!((0.9..1.1).contains(&(received / expected)), "{received} packets instead of about {expected}: {report}");
+    // A publisher that a busy machine made late catches up.
+    assert!((0.6..1.6).contains(&(received / expected)), "{received} packets instead of about {expected}: {report}");
     assert!(number(report, "/packets_intact") > 0.9 * received / f64::from(viewers), "{report}");
     assert_eq!(report["srtp_profile"], "AEAD_AES_128_GCM");
     // Far above what a quiet machine needs: a test must pass on a busy one.
