@@ -11,8 +11,9 @@
 //! - [`Xdp`]: AF_XDP, frames of one interface past the network stack; with an `Mmsg` beside it for everything else.
 //! - [`Fake`]: queues, for the simulator.
 //!
-//! The first two send with sendmmsg ([`outgoing`]). What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it
-//! returns; a peer has one address, IPv4 where it is IPv4; a datagram that is empty or larger than
+//! The first two send with sendmmsg ([`outgoing`]). What holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never
+//! blocks and is done with the batch when it returns (of frames, AF_XDP keeps those that the device still reads); a peer has one
+//! address, IPv4 where it is IPv4; a datagram that is empty or larger than
 //! [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX) is counted and goes no further.
 //!
 //! A gap: the sockets are bound to one address, usually the wildcard, and a reply leaves from the address that the kernel's
