@@ -12,8 +12,9 @@
 //! - [`Fake`]: queues, for the simulator.
 //!
 //! The first two send with sendmmsg ([`outgoing`]). Options of the sockets, for hosts that are tuned: [`steer`], [`busy_poll`]. What
-//! holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it returns; a peer
-//! has one address, IPv4 where it is IPv4; a datagram that is empty or larger than
+//! holds for all: nothing allocates after [`Io::open`]; [`Io::send`] never blocks and is done with the batch when it returns (of
+//! frames, AF_XDP keeps those that the device still reads); a peer has one address, IPv4 where it is IPv4; a datagram that is empty
+//! or larger than
 //! [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX) is counted and goes no further.
 //!
 //! **No receive offload (UDP_GRO).** It joins datagrams of one flow to up to 64 KiB, which no slot holds, so each would have to be

@@ -68,8 +68,8 @@ for i in range(int(sys.argv[2])):
   server.mediaPort, count, first,
 );
 
-async function published(name, host, client, options = {}) {
-  server = await serve(name, { io: 'xdp:dxdp0', workers: 1, host, args: ['--dev', '--bind', host.replace(/[[\]]/g, '')], ...options });
+async function published(name, host, client, bind = host) {
+  server = await serve(name, { io: 'xdp:dxdp0', workers: 1, host, args: ['--dev', '--bind', bind] });
   const env = { DISTRIBUTARY_CLIENT_ADDRESS: client };
   start(`${name}-publish`, VENV_PYTHON, [AIORTC, 'publish', `${server.url}/whip/room`, 'VP8'], { inside, env });
   await until('media arrives', 20_000, async () => (await server.metric('distributary_received_media_packets_total')) > 100);
@@ -83,12 +83,13 @@ function sees(seen) {
   assert.ok(seen.audio_frames > 80 && seen.loudness > 0.01, `${seen.audio_frames} audio frames, loudest ${seen.loudness}`);
 }
 
-for (const [name, host, client] of [
+for (const [name, host, client, bind] of [
   ['xdp-ipv4', '198.18.7.1', '198.18.7.2'],
-  ['xdp-ipv6', '[fd07::1]', 'fd07::2'],
+  // On all addresses, so that the one to answer from has to be found.
+  ['xdp-ipv6', '[fd07::1]', 'fd07::2', '::'],
 ]) {
   test(`${name}: aiortc publishes and watches, and its media goes by AF_XDP`, { timeout: 60_000 }, async () => {
-    const watch = await published(name, host, client);
+    const watch = await published(name, host, client, bind);
     assert.match(log(name), /AF_XDP on dxdp0, \d+ queues?, native mode, (zero-)?copy/);
     sees(await watch());
     const seen = await server.metrics([...Object.keys(BY_XDP), ...Object.values(BY_XDP)]);

@@ -181,11 +181,8 @@ impl Headers {
         let (len, ip) = (usize::from(self.len), usize::from(self.ip));
         let start = datagram.start - len;
         let payload_sum = sum(&slot[datagram.clone()]);
-        // All of a fixed size: the copy is a few moves. What it writes before the frame is nobody's.
-        let whole: &mut [u8; HEADERS_MAX] =
-            (&mut slot[datagram.start - HEADERS_MAX..datagram.start]).try_into().unwrap_or_else(|_| unreachable!());
-        whole[HEADERS_MAX - len..].copy_from_slice(&self.bytes[..len]);
-        let headers = &mut whole[HEADERS_MAX - len..];
+        let headers = &mut slot[start..datagram.start];
+        headers.copy_from_slice(&self.bytes[..len]);
         let udp_len = (UDP + datagram.len()) as u16;
         let (network, udp) = headers[ip..].split_at_mut(len - ip - UDP);
         if network.len() == IPV4 {

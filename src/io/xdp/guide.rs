@@ -58,6 +58,8 @@ pub struct Guide {
     desks: Vec<Desk>,
     statistics: Vec<Statistics>,
     unresolved: Vec<Unresolved>,
+    /// Some question was answered with the socket because its next hop did not answer.
+    given_up: bool,
     generation: Arc<AtomicU32>,
     /// Where media is taken: an address of this host, or all of them.
     local: IpAddr,
@@ -92,6 +94,7 @@ impl Guide {
             desks,
             statistics,
             unresolved: Vec::new(),
+            given_up: false,
             generation,
             local,
             wake,
@@ -118,7 +121,8 @@ impl Guide {
         if changed.addresses {
             self.listen();
         }
-        if changed.ways {
+        if changed.ways || (changed.neighbours && self.given_up) {
+            self.given_up = false;
             self.routes.forget_hops();
             // Release: whoever sees the new generation and asks finds the new tables behind it.
             self.generation.fetch_add(1, Ordering::Release);
@@ -164,7 +168,11 @@ impl Guide {
         let headers = match self.routes.way(question.to) {
             Answer::Headers(headers) => Some(headers),
             Answer::Unresolved if now.since(question.since) < RESOLVE_WAIT.0 => return self.unresolved.push(question),
-            Answer::Unresolved | Answer::Elsewhere => None,
+            Answer::Unresolved => {
+                self.given_up = true;
+                None
+            }
+            Answer::Elsewhere => None,
         };
         // There is room: a worker has no more open questions than the ring has places.
         let _ = self.desks[question.worker].answers.push(Word { to: question.to, headers });

@@ -39,7 +39,11 @@ struct Peer {
 }
 
 pub(super) struct Peers {
-    table: FxHashMap<SocketAddr, Peer>,
+    /// Places in `peers`. Apart from them, because it is as large as it may ever get, and they lie next to each other.
+    places: FxHashMap<SocketAddr, u32>,
+    peers: Vec<Peer>,
+    /// The address looked up last, and its place: a receiver's datagrams follow each other.
+    last: Option<(SocketAddr, u32)>,
     questions: rtrb::Producer<SocketAddr>,
     answers: rtrb::Consumer<Answer>,
     /// Questions without an answer yet.
@@ -56,9 +60,11 @@ impl Peers {
     pub fn new(generation: Arc<AtomicU32>, guide: Waker) -> (Peers, Desk) {
         let (ask, questions) = rtrb::RingBuffer::new(XDP_QUESTIONS);
         let (answer, answers) = rtrb::RingBuffer::new(XDP_QUESTIONS);
-        let table = FxHashMap::with_capacity_and_hasher(XDP_PEERS, FxBuildHasher);
+        let places = FxHashMap::with_capacity_and_hasher(XDP_PEERS, FxBuildHasher);
+        let table = Vec::with_capacity(XDP_PEERS);
         let current = generation.load(Ordering::Relaxed);
-        let peers = Peers { table, questions: ask, answers, open: 0, asked: false, generation, current, guide };
+        let peers =
+            Peers { places, peers: table, last: None, questions: ask, answers, open: 0, asked: false, generation, current, guide };
         (peers, Desk { questions, answers: answer })
     }
 
@@ -67,32 +73,48 @@ impl Peers {
         self.current = self.generation.load(Ordering::Acquire);
         while let Ok(answer) = self.answers.pop() {
             self.open -= 1;
-            if let Some(peer) = self.table.get_mut(&answer.to) {
-                peer.headers = answer.headers;
+            if let Some(place) = self.places.get(&answer.to) {
+                self.peers[*place as usize].headers = answer.headers;
             }
         }
     }
 
     /// The headers for an address; none if its datagrams go by the socket, for now or for good.
     pub fn headers(&mut self, to: SocketAddr) -> Option<&Headers> {
-        let current = self.current;
-        if self.table.get(&to).is_none_or(|peer| peer.asked != current) {
-            self.ask(to);
-        }
-        self.table.get(&to)?.headers.as_ref()
+        let place = match self.last {
+            Some((last, place)) if last == to => Some(place),
+            _ => self.places.get(&to).copied(),
+        };
+        let current = place.filter(|place| self.peers[*place as usize].asked == self.current);
+        let place = match current {
+            Some(place) => place,
+            None => self.ask(to)?,
+        };
+        self.last = Some((to, place));
+        self.peers[place as usize].headers.as_ref()
     }
 
+    /// Asks for an address, if there is room for a question, and says where it is in the table.
     #[cold]
-    fn ask(&mut self, to: SocketAddr) {
+    fn ask(&mut self, to: SocketAddr) -> Option<u32> {
+        let place = self.places.get(&to).copied();
         if self.open == XDP_QUESTIONS || self.questions.push(to).is_err() {
-            return;
+            return place;
         }
         self.open += 1;
         self.asked = true;
-        if self.table.len() == XDP_PEERS && !self.table.contains_key(&to) {
-            self.table.clear();
+        if let Some(place) = place {
+            self.peers[place as usize].asked = self.current;
+            return Some(place);
         }
-        self.table.entry(to).or_insert(Peer { asked: 0, headers: None }).asked = self.current;
+        if self.peers.len() == XDP_PEERS {
+            self.places.clear();
+            self.peers.clear();
+        }
+        let place = self.peers.len() as u32;
+        self.peers.push(Peer { asked: self.current, headers: None });
+        self.places.insert(to, place);
+        Some(place)
     }
 
     /// Wakes the guide if it was asked: after each batch.
@@ -142,7 +164,7 @@ mod tests {
             assert!(peers.headers(address(number)).is_none());
         }
         assert_eq!(desk.questions.slots(), XDP_QUESTIONS);
-        let capacity = peers.table.capacity();
+        let capacity = (peers.places.capacity(), peers.peers.capacity());
         for number in 0..XDP_PEERS + XDP_QUESTIONS {
             let to = address(number);
             while let Ok(to) = desk.questions.pop() {
@@ -151,7 +173,8 @@ mod tests {
             peers.update();
             peers.headers(to);
         }
-        assert!(peers.table.len() <= XDP_PEERS && peers.table.capacity() == capacity);
+        assert!(peers.peers.len() <= XDP_PEERS && peers.places.len() == peers.peers.len());
+        assert_eq!((peers.places.capacity(), peers.peers.capacity()), capacity);
         let last = address(XDP_PEERS + XDP_QUESTIONS - 1);
         let to = desk.questions.pop().unwrap();
         assert_eq!(to, last);
