@@ -122,11 +122,14 @@ impl Interface {
     }
 
     /// Opens the sockets of one of `workers` workers over its arena; none if there is no queue left for it. To be called for
-    /// each worker, in order. An error leaves the slots free, and this to be dropped.
+    /// each worker, in order. After an error this is to be dropped; slots that opened sockets had do not come back.
     pub fn open(&mut self, worker: usize, workers: usize, slots: &mut Slots) -> Result<Option<Queues>, IoError> {
+        let own = (worker as u32..self.queues).step_by(workers);
+        // All queues of a worker together leave three quarters of the arena to packets on their way.
+        let share = slots.arena().slots() / 4 / own.len().max(1);
         let mut sockets: Vec<Xsk> = Vec::new();
-        for queue in (worker as u32..self.queues).step_by(workers) {
-            let socket = self.open_socket(queue, sockets.first(), slots)?;
+        for queue in own {
+            let socket = self.open_socket(Place { interface: self.index, queue, share }, sockets.first(), slots)?;
             self.program.serve(queue, socket.fd()).map_err(|failure| self.error(failure.step, failure.reason))?;
             let statistics = socket.statistics().map_err(|error| self.error("duplicate a descriptor", error.to_string()))?;
             self.statistics.push(statistics);
@@ -143,8 +146,7 @@ impl Interface {
     }
 
     /// The best way that works is found with the first socket; the others follow.
-    fn open_socket(&mut self, queue: u32, first: Option<&Xsk>, slots: &mut Slots) -> Result<Xsk, IoError> {
-        let place = Place { interface: self.index, queue };
+    fn open_socket(&mut self, place: Place, first: Option<&Xsk>, slots: &mut Slots) -> Result<Xsk, IoError> {
         if let Some(transfer) = self.transfer {
             return Xsk::open(place, transfer, first, slots).map_err(|(step, error)| self.error(step, error.to_string()));
         }

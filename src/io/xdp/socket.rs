@@ -26,6 +26,8 @@ pub enum Transfer {
 pub(super) struct Place {
     pub interface: u32,
     pub queue: u32,
+    /// Slots that it has to receive into at a time; at most [`XDP_RING`].
+    pub share: usize,
 }
 
 /// What went wrong, in which step.
@@ -40,13 +42,15 @@ pub(super) struct Xsk {
     fd: OwnedFd,
     /// Slots that the kernel has to receive into, those of frames that were not taken yet among them.
     held: usize,
+    /// And how many it shall have.
+    share: usize,
 }
 
 impl Xsk {
     /// Opens a socket over the arena, `first` of the worker's or sharing the arena of an open one, and gives it slots to receive
     /// into. When it fails the slots are free again.
     pub fn open(place: Place, transfer: Transfer, first: Option<&Xsk>, slots: &mut Slots) -> Result<Xsk, Failure> {
-        let mut xsk = Xsk::with_rings(first.is_none().then_some(&*slots))?;
+        let mut xsk = Xsk::with_rings(place.share.min(XDP_RING), first.is_none().then_some(&*slots))?;
         let given = xsk.give(slots);
         match xsk.bind(place, transfer, first) {
             Ok(()) => Ok(xsk),
@@ -63,8 +67,8 @@ impl Xsk {
 
     /// Fills the fill ring, and says with which slots.
     fn give(&mut self, slots: &mut Slots) -> Vec<u32> {
-        let mut given = Vec::with_capacity(XDP_RING);
-        while self.held < XDP_RING
+        let mut given = Vec::with_capacity(self.share);
+        while self.held < self.share
             && let Some(packet) = slots.take()
         {
             let slot = packet.into_slot();
@@ -83,7 +87,7 @@ impl Xsk {
     }
 
     /// An unbound socket with its rings; over this arena, or later over another socket's.
-    fn with_rings(arena: Option<&Slots>) -> Result<Xsk, Failure> {
+    fn with_rings(share: usize, arena: Option<&Slots>) -> Result<Xsk, Failure> {
         let failed = |step| move |error| (step, error);
         // SAFETY: no pointers; the result is checked.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -121,6 +125,7 @@ impl Xsk {
             send: Appender::map(raw, libc::XDP_PGOFF_TX_RING as libc::off_t, &offsets.tx, XDP_RING).map_err(mapped)?,
             fd,
             held: 0,
+            share,
         })
     }
 
@@ -167,11 +172,11 @@ impl Xsk {
 
     /// Gives the places of frames that were taken back, and new slots to receive into. False if there are too few of them.
     pub fn refill(&mut self, slots: &mut Slots) -> bool {
-        if self.held == XDP_RING {
+        if self.held == self.share {
             return true;
         }
         self.received.release();
-        while self.held < XDP_RING {
+        while self.held < self.share {
             let Some(packet) = slots.take() else { break };
             self.append(packet.into_slot());
         }
@@ -181,7 +186,7 @@ impl Xsk {
             // SAFETY: no memory is referred to.
             unsafe { libc::recvfrom(self.fd(), none, 0, libc::MSG_DONTWAIT, none.cast(), none.cast()) };
         }
-        self.held == XDP_RING
+        self.held == self.share
     }
 
     /// Lets the kernel send what is in the send ring; in copy mode it takes a few dozen frames a call. False if it has to be
