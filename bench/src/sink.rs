@@ -45,6 +45,9 @@ impl Sink {
         sink.inside(&["link", "set", VETH, "up"])?;
         sink.inside(&["link", "set", IFB, "up"])?;
         sink.inside(&["route", "add", &sink.others_subnet(), "via", &sampled.to_string()])?;
+        // Who sends frames itself (AF_XDP) needs to know whom to; the device has nobody to ask.
+        let neighbour = ["neigh", "replace", &others.to_string(), "lladdr", "02:00:00:00:00:01", "dev", IFB, "nud", "permanent"];
+        sink.inside(&neighbour)?;
         // Reports come in where no answer goes out any more.
         for device in ["all", VETH] {
             let file = format!("echo 0 > /proc/sys/net/ipv4/conf/{device}/rp_filter");
