@@ -23,6 +23,8 @@ for (const codec of ['VP8', 'H264', 'VP9', 'AV1']) {
   test(`${codec}: chromium publishes, three chromium tabs watch and hear`, { timeout: 120_000 }, async () => {
     const room = codec.toLowerCase();
     const publisher = await open(browser, server, `/?room=${room}&do=publish&source=test&codec=${codec}&size=640x360&fps=20`);
+    // Not before it publishes: a page that is still starting when another comes to the front may be put to sleep by the browser.
+    await publisher.waitForFunction(() => window.distributary.pc !== null, { timeout: 10_000 });
     const viewers = [];
     for (let i = 0; i < VIEWERS; i += 1) viewers.push(await open(browser, server, `/?room=${room}&do=watch&muted=1`));
 
