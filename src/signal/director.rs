@@ -291,8 +291,7 @@ impl Director {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let busy = self.busiest();
-        if self.settings.load_max < 100 && busy >= self.settings.load_max {
+        if let Some(busy) = self.overload() {
             return Err(Refusal::Overloaded { busy, load_max: self.settings.load_max });
         }
         let room = self.rooms.get(&join.room);
@@ -305,10 +304,11 @@ impl Director {
         Ok(())
     }
 
-    /// Load of the busiest worker, in percent of its core. A new session comes to whichever worker the flow hash gives it to, so
-    /// it is the busiest that decides whether somebody would be slowed down.
-    fn busiest(&self) -> u64 {
-        self.tables.iter().map(|table| table.busy()).max().unwrap_or(0) / 10
+    /// Load of the busiest worker in percent of its core, if that is too much. A new session comes to whichever worker the flow hash
+    /// gives it to, so it is the busiest that decides whether somebody would be slowed down.
+    fn overload(&self) -> Option<u64> {
+        let busy = self.tables.iter().map(|table| table.busy()).max().unwrap_or(0) / 10;
+        (self.settings.load_max < 100 && busy >= self.settings.load_max).then_some(busy)
     }
 
     /// A fragment of SDP: candidates, which an ICE-lite server does not need, or new credentials, which restart ICE

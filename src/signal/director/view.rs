@@ -106,8 +106,7 @@ impl Director {
         store(&self.gauges.publishers, count(Purpose::Publish));
         store(&self.gauges.viewers, count(Purpose::Watch));
         store(&self.gauges.connected, self.sessions.values().filter(|session| session.state == State::Connected).count());
-        let ready = !self.draining && (self.settings.load_max == 100 || self.busiest() < self.settings.load_max);
-        self.gauges.ready.store(ready, Ordering::Relaxed);
+        self.gauges.ready.store(!self.draining && self.overload().is_none(), Ordering::Relaxed);
     }
 }
 
