@@ -59,6 +59,7 @@ pub struct Plan {
     pub huge_pages: HugePages,
     pub hold: HoldChoice,
     pub max_hold: Micros,
+    pub estimation: Estimation,
     /// How long a worker looks for packets before it goes to sleep.
     pub spin: Micros,
     /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
@@ -73,6 +74,8 @@ pub struct Plan {
     pub load_max: u64,
     /// Codecs negotiated, never empty.
     pub codecs: Vec<Codec>,
+    /// What is recorded; none: nothing is.
+    pub record: Option<RecordPlan>,
     pub log: LogPlan,
     /// What the operator should know about the plan, said once at the start.
     pub warnings: Vec<String>,
@@ -97,6 +100,7 @@ impl Default for Plan {
             huge_pages: HugePages::Auto,
             hold: HoldChoice::Adaptive,
             max_hold: Micros::from_millis(15),
+            estimation: Estimation::On,
             spin: Micros::ZERO,
             candidates: vec![loopback],
             keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])),
@@ -105,9 +109,38 @@ impl Default for Plan {
             room_sessions_max: crate::limits::ROOM_SESSIONS_MAX,
             load_max: 100,
             codecs: ALL_CODECS.to_vec(),
+            record: None,
             log: LogPlan::default(),
             warnings: Vec::new(),
         }
+    }
+}
+
+/// What is recorded, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordPlan {
+    /// Exists, and may be written to.
+    pub folder: PathBuf,
+    /// Rooms of which every publisher is recorded.
+    pub rooms: Vec<RoomPattern>,
+    pub sync: RecordSync,
+}
+
+/// Names of rooms: `*` stands for any number of any characters, everything else for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomPattern(pub String);
+
+impl RoomPattern {
+    pub fn matches(&self, room: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else { return self.0 == room };
+        let Some(mut room) = room.strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = rest.split('*').collect();
+        let last = parts.pop().unwrap_or_default();
+        for part in parts {
+            let Some(at) = room.find(part) else { return false };
+            room = &room[at + part.len()..];
+        }
+        room.ends_with(last)
     }
 }
 
@@ -262,9 +295,43 @@ choice! {
 }
 
 choice! {
+    /// Whether viewers are asked what their paths carry, and sent accordingly; see [`crate::peer::path`].
+    Estimation {
+        #[default]
+        On = "on",
+        /// Everything leaves at once, as it comes.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// When what was recorded is forced to the disk (`fdatasync`); a crash of the server alone loses nothing that was written.
+    RecordSync {
+        /// After each cluster, so that a power cut loses no more than a crash does.
+        Cluster = "cluster",
+        /// When the file ends.
+        #[default]
+        End = "end",
+    }
+}
+
+choice! {
     LogFormat {
         #[default]
         Human = "human",
         Json = "json",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_anything() {
+        let matches = |pattern: &str, room: &str| RoomPattern(pattern.to_owned()).matches(room);
+        assert!(matches("*", "") && matches("*", "any/room") && matches("lesson-*", "lesson-7") && matches("a*b*c", "a-b-b-c"));
+        assert!(matches("stage", "stage") && !matches("stage", "stages") && !matches("lesson-*", "a lesson-7"));
+        assert!(!matches("a*a", "a") && !matches("a*b*c", "a-c-b") && matches("*x*", "x") && !matches("*x*", "y"));
     }
 }

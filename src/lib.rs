@@ -8,9 +8,12 @@
 //! 3. [`peer::receive`]: decrypted in place, assigned to its stream, counted; out comes a [`rtp::media::Media`].
 //! 4. [`room::forward`]: packets by track, held for the rest of their frame if the worker is busy ([`worker::hold`]); other
 //!    workers with subscribers get handles through their rings.
-//! 5. [`peer::send`]: written once per receiver into the send arena, renumbered ([`rtp::rewrite`]), encrypted there.
+//! 5. [`peer::send`]: written once per receiver into the send arena, renumbered ([`rtp::rewrite`]), encrypted there. What is more than
+//!    its path ([`peer::path`]) carries at once waits for its turn before that ([`worker::pace`]).
 //! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train. With AF_XDP ([`io::xdp`]), frame by
 //!    frame from the arena itself.
+//!
+//! Of publishers that are recorded, handles go to the recorder as well ([`worker::tap`]).
 //!
 //! # Who does what
 //! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS. The director decides who is
@@ -39,6 +42,8 @@ pub mod admin;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod doctor;
+#[cfg(feature = "server")]
+pub mod record;
 #[cfg(feature = "server")]
 pub mod signal;
 #[cfg(feature = "server")]

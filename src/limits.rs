@@ -62,16 +62,34 @@ pub const COMMANDS: usize = 4096;
 pub const EVENTS: usize = 8192;
 /// Items waiting from one worker to one other. A full ring drops media (`mesh_full`).
 pub const MESH: usize = 4096;
+/// Packets on their way from a worker to whoever reads its tap: about a second of 100 Mb/s.
+pub const TAP: usize = 8192;
+/// Packets that a recorder keeps of one stream while it waits for a lost one.
+pub const REORDER_PACKETS: usize = 1024;
+/// Bytes of a recorded frame; a larger one counts as lost.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
 
 /// Remote addresses a worker remembers per peer (ICE candidate pairs that passed a check). The oldest is forgotten.
 pub const ADDRESSES_PER_PEER: usize = 4;
 /// RTP streams received from one peer (3 simulcast layers × RTX × a few tracks). Further SSRCs are dropped (`ssrc_limit`).
 pub const STREAMS_PER_PEER: usize = 24;
+/// Qualities of one track: simulcast encodings of an m-line, or spatial layers of a stream. Further encodings are not agreed on,
+/// higher spatial layers not forwarded.
+pub const QUALITIES_MAX: usize = 4;
+/// Temporal layers of one quality; higher ones are not forwarded.
+pub const TEMPORAL_LAYERS_MAX: usize = 4;
 /// Header extensions of one packet that are looked at; further elements are ignored.
 pub const EXTENSIONS_PER_PACKET: usize = 10;
 /// Packets of one track kept for retransmission on each worker with a subscriber, for at most 1.5 s. A NACK for an older one
 /// is ignored (`nack_too_old`).
 pub const TRACK_CACHE: usize = 1024;
+/// A cached run, a key frame and what came after it, with which a viewer begins: milliseconds since the key frame came, and bytes of
+/// payload. Where it is more, a key frame is asked for.
+pub const RUN_MILLIS_MAX: u64 = 1_000;
+pub const RUN_BYTES_MAX: usize = 512 * 1024;
+/// Packets of runs that one worker gives in 10 ms: about a millisecond's work. For whoever comes then a key frame is asked for, one
+/// for all.
+pub const RUN_PACKETS: usize = 1024;
 /// Tracks one session can watch or publish at a time; further m-lines are refused.
 pub const MEDIA_PER_PEER: usize = MEDIA_SECTIONS_MAX;
 /// Subscriptions of one worker. Further ones are refused (`subscription_limit`).
@@ -82,8 +100,41 @@ pub const NACKS_PER_PACKET: usize = 128;
 pub const NACK_PENDING: usize = 256;
 /// Times one missing packet is asked for.
 pub const NACK_TRIES: u8 = 8;
+/// Tracks of sound in one room that are compared with each other; of more, silent ones are left out.
+pub const SPEAKERS_MAX: usize = 256;
+/// Earlier packets that one of sound carries along (RFC 2198).
+pub const RED_BLOCKS: usize = 2;
+/// Earlier packets that a publisher's may carry along: Chromium can be told to send nine. One with more is dropped (`red_malformed`).
+pub const RED_BLOCKS_READ: usize = 9;
+/// Bytes of a payload with redundant blocks; blocks that would make it longer are left out.
+pub const RED_BYTES_MAX: usize = 1100;
+/// Runs of FEC packets (RFC 5109) in one stream of which it is remembered where they stand: more than in the time for which packets are
+/// kept. A number before them leads nowhere (`nack_too_old`, `too_late`).
+pub const FEC_PLACES: usize = 96;
+/// Bytes after the fixed header of a packet that FEC protects; longer ones are sent without, since the FEC packet is longer still.
+pub const FEC_BYTES_MAX: usize = 1224;
 /// Packets reported in one transport-wide feedback message.
 pub const TWCC_PACKETS: usize = 400;
+
+/// Dependency descriptors: frame templates of one structure (their ids have 6 bits) and decode targets (counted in 5 bits). The
+/// format has no room for more.
+pub const FRAME_TEMPLATES: usize = 64;
+pub const DECODE_TARGETS: usize = 32;
+/// Dependency descriptors: chains of one structure (one a spatial layer is usual), and frames that one frame may refer to (AV1 has
+/// seven references). A descriptor with more is not read (`dependency_malformed`).
+pub const DEPENDENCY_CHAINS: usize = 8;
+pub const FRAME_DEPENDENCIES: usize = 8;
+/// Packets sent over one path of which it is remembered when they left: more than leave in the time until feedback comes. What is told
+/// of older ones is ignored.
+pub const PATH_HISTORY: usize = 512;
+/// SSRCs of one viewer's media and retransmissions that feedback by stream (RFC 8888) is taken about.
+pub const PATH_STREAMS: usize = 2 * MEDIA_PER_PEER;
+/// Feedback messages that one path takes in a second: clients send 4 to 40. Further ones are dropped (`feedback_flood`).
+pub const PATH_FEEDBACK: u32 = 64;
+/// Packets that wait on one worker for their turn on their path, of all viewers and of one. When there is no room, what a viewer has
+/// waiting is dropped, and it goes on with a key frame (`pacer_full`).
+pub const PACED_PACKETS: usize = 8192;
+pub const PACED_PER_PEER: usize = 1024;
 
 /// Threads of DTLS handshakes.
 pub const HANDSHAKE_THREADS_MAX: usize = 16;
@@ -112,7 +163,10 @@ const _: () = assert!(HEADROOM_BYTES + DATAGRAM_BYTES_MAX <= SLOT_BYTES);
 const _: () = assert!(RECV_BUFFERS.is_power_of_two() && RECV_BUFFERS < ARENA_SLOTS);
 const _: () = assert!(TRAIN_BYTES <= u16::MAX as usize && TRAIN_BYTES <= SEND_ARENA_BYTES);
 const _: () = assert!(TRACK_CACHE.is_power_of_two());
-const _: () = assert!(TRACK_CACHE < ARENA_SLOTS);
+const _: () = assert!(TRACK_CACHE < ARENA_SLOTS && TRACK_CACHE <= RUN_PACKETS);
+const _: () = assert!(PATH_HISTORY.is_power_of_two());
+const _: () = assert!(PACED_PACKETS + TRACK_CACHE < ARENA_SLOTS && PACED_PER_PEER <= PACED_PACKETS);
+const _: () = assert!(TAP + PACED_PACKETS + RECV_BUFFERS < ARENA_SLOTS / 2);
 const _: () = assert!(WORKERS_MAX <= 64);
 const _: () = assert!(XDP_RING.is_power_of_two() && XDP_SEND_FRAMES >= SEND_OPS && XDP_SEND_FRAMES >= XDP_RING);
 const _: () = assert!(XDP_SEND_FRAMES + 2 * XDP_RING < ARENA_SLOTS / 2);

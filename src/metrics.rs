@@ -44,10 +44,14 @@ declare! {
         SrtpAuthentication = "srtp_authentication", "SRTP or SRTCP authentication tag is wrong";
         SrtpReplay = "srtp_replay", "SRTP or SRTCP index already seen or too old";
         SsrcUnknown = "ssrc_unknown", "RTP of an SSRC that no m-line claims";
+        RidChanged = "rid_changed", "packet whose RTP stream id is another than that which its SSRC began with (RFC 8852)";
         SsrcLimit = "ssrc_limit", "more SSRCs from one peer than the server follows";
         PayloadTypeUnknown = "payload_type_unknown", "payload type that was not negotiated";
         PayloadMalformed = "payload_malformed", "codec payload that its descriptor does not describe";
+        DependencyMalformed = "dependency_malformed", "dependency descriptor that is cut short or has more than the server keeps (AV1 RTP specification, appendix A)";
+        DependencyUnknown = "dependency_unknown", "dependency descriptor that refers to a template or structure the server has not received";
         RtxMalformed = "rtx_malformed", "retransmission without an original sequence number or original stream (RFC 4588)";
+        RedMalformed = "red_malformed", "redundant sound whose headers are cut short, reach beyond the packet, make no sense or are too many (RFC 2198)";
         Duplicate = "duplicate", "packet that had already arrived";
         TooLate = "too_late", "packet older than the window of its stream";
         Padding = "padding", "packet of padding only (a bandwidth probe)";
@@ -58,9 +62,14 @@ declare! {
         SendFailed = "send_failed", "the kernel refused a datagram (buffer full, unreachable)";
         AwaitingKeyFrame = "awaiting_key_frame", "packet not forwarded to a receiver that still waits for a key frame";
         NackTooOld = "nack_too_old", "retransmission asked for a packet that is no longer kept";
+        RetransmissionLimit = "retransmission_limit", "retransmission asked for beyond its share of what the viewer's path carries";
+        FeedbackUnsent = "feedback_unsent", "feedback of packets' arrival (transport-wide, or RFC 8888) about packets that were never sent, or that was not agreed on";
+        FeedbackFlood = "feedback_flood", "feedback of packets' arrival, or REMB, more often than any client sends it";
+        PacerFull = "pacer_full", "packet that waited for its turn on a path that does not carry its stream";
         XdpJunk = "xdp_junk", "datagram for the media port that the XDP program dropped: of no protocol that media uses (RFC 7983)";
         XdpFlood = "xdp_flood", "datagram that the XDP program dropped during a flood: from a source that is no client";
         XdpRingFull = "xdp_ring_full", "datagram for which a worker's AF_XDP socket had no room";
+        TapFull = "tap_full", "packet that a recorder does not get: the ring to it is full";
         TurnFull = "turn_full", "more media in one turn than a worker forwards";
     }
 }
@@ -86,13 +95,24 @@ declare! {
         HandedOver = "handed_over_datagrams", "Datagrams handed to the worker that owns their session.";
         NacksReceived = "received_nacks", "Sequence numbers that receivers asked to have retransmitted.";
         Retransmitted = "retransmitted_packets", "Packets retransmitted to receivers.";
+        FecSent = "sent_fec_packets", "Forward error correction packets sent to viewers on long and lossy paths.";
+        PathFeedback = "path_feedback", "Messages of viewers about their paths that were taken: transport-wide feedback, congestion control feedback (RFC 8888), REMB.";
+        Paced = "paced_packets", "Packets that waited for their turn on a viewer's path.";
+        Runs = "cached_runs", "Viewers that began with a cached key frame and what came after it: none was asked for.";
+        Probed = "probe_packets", "Packets sent to find out what a viewer's path carries: retransmissions of recent ones, or padding.";
         NacksSent = "sent_nacks", "Sequence numbers asked of publishers.";
-        Recovered = "recovered_packets", "Packets of publishers that arrived by retransmission.";
+        Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, or along with later ones (RFC 2198).";
         LostUpstream = "lost_upstream_packets", "Packets of publishers given up as lost.";
         KeyFrameRequests = "key_frame_requests", "Key-frame requests sent to publishers.";
         KeyFrameRequestsReceived = "received_key_frame_requests", "Key-frame requests received from receivers.";
         EventsLost = "lost_events", "Statistics events dropped because the slow path was behind.";
         MeshSent = "mesh_items", "Items sent to other workers.";
+        Tapped = "tapped_items", "Packets and sender reports handed to the recorder.";
+        RecordedFrames = "recorded_frames", "Frames of video and packets of sound written to recordings.";
+        RecordedBytes = "recorded_bytes", "Bytes written to recordings.";
+        RecordingGaps = "recording_gaps", "Places in recordings where packets never came.";
+        Recordings = "recordings", "Recorded files begun.";
+        RecordingsFailed = "failed_recordings", "Recordings that ended because their file could not be made or written.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

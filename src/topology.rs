@@ -4,6 +4,7 @@
 //!   distributary-w0 … wN   a worker each: socket, ring, arena; pinned
 //!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
+//!   distributary-rec       the recorder, if anything is recorded
 //!   distributary-route     with AF_XDP: ways to clients, floods
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
@@ -16,15 +17,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{IoChoice, Plan, Steer};
+use crate::config::{Estimation, IoChoice, Plan, Steer};
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
 use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
 use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
+use crate::record::{self, Recorder};
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
 use crate::signal::director::{self, Director, Settings};
@@ -34,6 +36,7 @@ use crate::units::{Micros, WorkerId};
 use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::mail::{self, Wake};
+use crate::worker::tap;
 
 /// Requests from HTTP waiting for the director; more are refused with 503.
 const REQUESTS: usize = 4096;
@@ -126,7 +129,13 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let director_sleeper = Arc::new(Sleeper::default());
     let handshake_sleepers: Vec<Arc<Sleeper>> = (0..plan.handshake_threads).map(|_| Arc::default()).collect();
     let wake_handshakes: Vec<Wake> = handshake_sleepers.iter().map(wake).collect();
-    let (mails, offices) = mail::connect(&wakers, wake(&director_sleeper), &wake_handshakes);
+    let (mut mails, offices) = mail::connect(&wakers, wake(&director_sleeper), &wake_handshakes);
+    let recorder_sleeper = Arc::new(Sleeper::default());
+    let tapped = plan.record.clone().map(|record| {
+        let (notices, noticed) = mpsc::channel();
+        let source = tap::Source::new(record.rooms.clone(), notices, wake(&recorder_sleeper));
+        (record, source, noticed, tap::connect(&mut mails, &wakers, &wake(&recorder_sleeper)))
+    });
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
@@ -141,7 +150,19 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         sessions_max: plan.sessions_max,
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
-        codecs: CodecPolicy::new(plan.codecs.iter().copied()),
+        codecs: CodecPolicy::new(plan.codecs.iter().copied()).estimating(plan.estimation == Estimation::On),
+    };
+    let (source, recorder) = match tapped {
+        Some((record, source, notices, office)) => {
+            for file in record::unfinished(&record.folder) {
+                summary.push(format!("record  {} was not ended; it plays up to where it was cut off", file.display()));
+            }
+            summary.push(format!("record  into {}", record.folder.display()));
+            let table = Arc::<WorkerMetrics>::default();
+            let links = record::Links { notices, office, tables: metrics[..plan.workers].to_vec() };
+            (Some(source), Some((Recorder::new(record, links, table.clone(), epoch(base)), table)))
+        }
+        None => (None, None),
     };
     let links = director::Links {
         requests,
@@ -150,6 +171,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         commands: offices.director,
         events: offices.events,
         tables: metrics[..plan.workers].to_vec(),
+        tap: source,
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
 
@@ -166,6 +188,21 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
                 guide.wait(&ending.workers);
             }
         })?);
+    }
+    if let Some((mut recorder, table)) = recorder {
+        metrics.push(table);
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        let thread = spawn("distributary-rec", move || {
+            keep_off_workers(&slow_plan, 0);
+            let now = || Micros(base.elapsed().as_micros() as u64);
+            while !told.slow.load(Ordering::Relaxed) {
+                let next = recorder.turn(now());
+                std::thread::park_timeout(Duration::from_micros(next.since(now())));
+            }
+            recorder.end(now());
+        })?;
+        let _ = recorder_sleeper.0.set(thread.thread().clone());
+        threads.push(thread);
     }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
@@ -226,8 +263,14 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     summary.insert(0, format!("media   udp {media}, {} worker{plural} {on}{steered}", plan.workers));
     summary.insert(1, format!("I/O     {backend}"));
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
-    let sleepers = std::iter::once(director_sleeper).chain(handshake_sleepers).collect();
+    let sleepers = [director_sleeper, recorder_sleeper].into_iter().chain(handshake_sleepers).collect();
     Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
+}
+
+/// Milliseconds of Unix time at `base`.
+fn epoch(base: Instant) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(base.elapsed()).as_millis() as i64
 }
 
 /// The workers' I/O.

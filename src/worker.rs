@@ -8,6 +8,10 @@ pub mod directory;
 pub mod hold;
 pub mod load;
 pub mod mail;
+pub mod pace;
+mod share;
+mod start;
+pub mod tap;
 mod turn;
 
 use std::sync::Arc;
@@ -15,19 +19,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::io::{Io, Received};
-use crate::limits::{SESSIONS_MAX, TURN_DATAGRAMS};
+use crate::limits::{RUN_PACKETS, SESSIONS_MAX, TURN_DATAGRAMS};
 use crate::mem::{Handoff, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::peer::Peer;
 use crate::peer::feedback::Requests;
+use crate::peer::receive::Inbound;
 use crate::peer::send::SenderStats;
 use crate::room::forward::Turn;
 use crate::room::shard::{Shards, Subscriber};
+use crate::rtp::config::MediaKind;
+use crate::rtp::rewrite::Source;
 use crate::units::{Micros, PeerId, WorkerId};
 use directory::Directory;
 use hold::Hold;
 use load::Load;
 use mail::{Command, Event, HandshakeEvent, Mail, PeerStats, Spent};
+use pace::Pace;
 
 /// Granularity of timers: NACKs and feedback to publishers.
 const TICK: Micros = Micros::from_millis(10);
@@ -51,6 +59,7 @@ pub struct Worker {
     publishers: Vec<u32>,
     shards: Shards,
     media: Turn,
+    pace: Pace,
     hold: Hold,
     load: Load,
     /// How long to look for packets before going to sleep.
@@ -62,6 +71,8 @@ pub struct Worker {
     requests: Requests,
     turns: u64,
     next_tick: Micros,
+    /// Packets of cached runs that may be given before the next tick.
+    run_packets: usize,
     /// Ticks so far, modulo [`SWEEP_TICKS`]: which part of `owned` is looked after.
     ticks: usize,
 }
@@ -81,6 +92,7 @@ impl Worker {
             publishers: Vec::with_capacity(SESSIONS_MAX),
             shards: Shards::default(),
             media: Turn::default(),
+            pace: Pace::default(),
             hold,
             load: Load::default(),
             spin: Micros::ZERO,
@@ -90,6 +102,7 @@ impl Worker {
             requests: Requests::default(),
             turns: 0,
             next_tick: Micros::ZERO,
+            run_packets: RUN_PACKETS,
             ticks: 0,
         }
     }
@@ -105,7 +118,8 @@ impl Worker {
         let mut now = self.io.now();
         let mut last_work = now;
         while !stop.load(Ordering::Relaxed) {
-            let next = self.media.next_due(self.hold.bound()).map_or(self.next_tick, |due| due.min(self.next_tick));
+            let timers = self.next_tick.min(self.pace.due);
+            let next = self.media.next_due(self.hold.bound()).map_or(timers, |due| due.min(timers));
             let mut wait = Micros(next.since(now));
             let spinning = now.since(last_work) < self.spin.0;
             if spinning {
@@ -148,13 +162,16 @@ impl Worker {
     pub fn turn(&mut self, now: Micros) {
         self.turns += 1;
         self.metrics.add(Counter::Turns, 1);
-        self.read_commands();
+        self.read_commands(now);
         self.read_mesh(now);
         let mut received = std::mem::take(&mut self.received);
         for Received { packet, from } in received.drain(..) {
             self.datagram(packet, from, now);
         }
         self.received = received;
+        if now >= self.pace.due {
+            self.drain(now);
+        }
         self.forward(now);
         if now >= self.next_tick {
             self.tick(now);
@@ -182,16 +199,16 @@ impl Worker {
         }
     }
 
-    fn read_commands(&mut self) {
+    fn read_commands(&mut self, now: Micros) {
         for office in 0..self.mail.commands.len() {
             for _ in 0..COMMANDS_PER_TURN {
                 let Ok(command) = self.mail.commands[office].pop() else { break };
-                self.command(command);
+                self.command(command, now);
             }
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command, now: Micros) {
         match command {
             Command::Expect { peer, ufrag, password } => {
                 self.directory.expect(ufrag, peer, password);
@@ -202,7 +219,7 @@ impl Worker {
                 self.send_datagram(peer, &bytes);
                 self.spend(Spent::Bytes(bytes));
             }
-            Command::Keys { peer, keys } => self.install(peer, keys),
+            Command::Keys { peer, keys } => self.install(peer, keys, now),
             Command::OpenShard { shard } => {
                 if let Some(mut old) = self.shards.open(shard) {
                     self.media.forget(&mut old);
@@ -226,22 +243,32 @@ impl Worker {
                     shard.others = others;
                 }
             }
+            Command::Tap { track } => self.begin_tap(track),
+            Command::KeyFrame { track, encoding } => self.want_key_frame(track, encoding),
             Command::Subscribe { subscriber, peer, binding } => {
                 if self.peer(peer).is_none() {
                     return;
                 }
                 self.unbind(subscriber);
-                if self.shards.subscribe(binding.track, subscriber)
+                if let Some(link) = self.shards.subscribe(binding.track, subscriber)
                     && let Some(sender) = sender_of(&mut self.peers, subscriber)
                 {
                     sender.bind(Some(binding));
-                    // Not before there are keys: a picture that cannot be sent yet would only delay the next request.
-                    self.want_key_frames_of(subscriber.peer);
+                    sender.link = link;
+                    self.aim(subscriber.peer, now);
                 }
             }
             Command::Unsubscribe { subscriber, peer } => {
                 if self.peer(peer).is_some() {
                     self.unbind(subscriber);
+                }
+            }
+            Command::Wish { subscriber, peer, wish } => {
+                if self.peer(peer).is_some()
+                    && let Some(sender) = sender_of(&mut self.peers, subscriber)
+                {
+                    sender.wish = wish;
+                    self.aim(subscriber.peer, now);
                 }
             }
         }
@@ -258,28 +285,13 @@ impl Worker {
         }
     }
 
-    /// Installs keys; a session that watches can now be shown a picture, so one is asked for.
-    fn install(&mut self, id: PeerId, keys: Box<crate::peer::Keys>) {
+    /// Installs keys; a session that watches can now be shown a picture.
+    fn install(&mut self, id: PeerId, keys: Box<crate::peer::Keys>, now: Micros) {
         let Some(peer) = self.peer(id) else { return self.spend(Spent::Keys(keys)) };
         if let Some(old) = peer.set_keys(keys) {
             self.spend(Spent::Keys(old));
         }
-        self.want_key_frames_of(id.slot);
-    }
-
-    /// Asks for key frames of everything a session is bound to and waits for.
-    fn want_key_frames_of(&mut self, slot: u32) {
-        let count = self.peers.get(slot as usize).and_then(Option::as_deref).map_or(0, |peer| peer.senders.len());
-        for index in 0..count {
-            let Some(peer) = self.peers.get(slot as usize).and_then(Option::as_deref) else { return };
-            let sender = &peer.senders[index];
-            if peer.has_keys()
-                && sender.awaits_key_frame()
-                && let Some(binding) = sender.binding().copied()
-            {
-                self.want_key_frame(binding.track);
-            }
-        }
+        self.start(id.slot, now);
     }
 
     /// Ends a subscription, if there is one.
@@ -300,7 +312,8 @@ impl Worker {
         for sender in 0..senders {
             self.unbind(Subscriber { peer: id.slot, sender: sender as u16 });
         }
-        let Some(peer) = self.peers.get_mut(id.slot as usize).and_then(Option::take) else { return };
+        let Some(mut peer) = self.peers.get_mut(id.slot as usize).and_then(Option::take) else { return };
+        self.pace.forget(&mut peer);
         for address in peer.addresses() {
             self.directory.forget_address(address, id);
         }
@@ -311,6 +324,7 @@ impl Worker {
 
     /// What timers ask: publishers are served at every tick, each session once a second.
     fn tick(&mut self, now: Micros) {
+        self.run_packets = RUN_PACKETS;
         if self.load.due(now) {
             let percent = self.load.measure(self.io.cpu_time(), now, &self.metrics);
             self.hold.adapt(percent);
@@ -322,6 +336,7 @@ impl Worker {
             let slot = self.publishers[index] as usize;
             if let Some(peer) = self.peers[slot].as_deref_mut() {
                 peer.feed_back(now, &mut self.batch, &self.metrics);
+                self.measure(slot, now);
             }
         }
         self.ticks = (self.ticks + 1) % SWEEP_TICKS;
@@ -338,7 +353,9 @@ impl Worker {
         let shards = &self.shards;
         let Some(peer) = self.peers[slot as usize].as_deref_mut() else { return };
         let id = peer.id;
-        peer.report(now, |track| shards.get(track)?.clock, &mut self.batch);
+        let clock = |source: Source| *shards.get(source.track)?.clocks.get(source.encoding as usize)?;
+        self.metrics.add(Counter::FecSent, peer.protect());
+        peer.report(now, clock, &mut self.batch);
         let (announced, expired) = (peer.announced, peer.expired(now));
         if !announced {
             let announced = self.announce(slot);
@@ -351,12 +368,12 @@ impl Worker {
                 self.metrics.add(Counter::SessionsExpired, 1);
             }
         } else if self.mail.events.has_spare() {
-            let stats = self.stats(slot);
+            let stats = self.stats(slot, now);
             let _ = self.mail.events.push(Event::Stats { peer: id, stats });
         } else {
             self.metrics.add(Counter::EventsLost, 1);
         }
-        self.want_key_frames_of(slot);
+        self.aim(slot, now);
     }
 
     /// Tells the slow path that a session was claimed; false if it has to be told again.
@@ -367,17 +384,26 @@ impl Worker {
             && self.mail.events.push(Event::Claimed { peer: id, worker, address }).is_ok()
     }
 
-    fn stats(&self, slot: u32) -> PeerStats {
+    fn stats(&self, slot: u32, now: Micros) -> PeerStats {
         let Some(peer) = self.peers[slot as usize].as_deref() else { return PeerStats::default() };
         let mut outbound = SenderStats::default();
         for sender in &peer.senders {
             outbound.add(&sender.stats);
         }
         PeerStats {
+            at: now,
             address: peer.address(),
             inbound: peer.inbound.as_deref().map(|inbound| inbound.stats).unwrap_or_default(),
             outbound,
-            awaits_key_frame: peer.senders.iter().any(|sender| sender.awaits_key_frame()),
+            path: peer.path.as_deref().map(|path| path.stats()),
+            awaits_key_frame: peer.senders.iter().any(|sender| sender.awaits_key_frame().is_some()),
+            chosen: peer.senders.iter().find(|sender| sender.kind == MediaKind::Video).and_then(|sender| sender.choice),
+            flowing: peer
+                .senders
+                .iter()
+                .find(|sender| sender.kind == MediaKind::Video)
+                .and_then(|sender| share::flowing(&self.shards, sender)),
+            layers: peer.inbound.as_deref().and_then(Inbound::video_layers),
         }
     }
 

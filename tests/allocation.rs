@@ -108,6 +108,7 @@ fn a_worker_allocates_nothing() {
     for counter in [Counter::MediaForwarded, Counter::Retransmitted, Counter::HandedOver, Counter::NacksSent] {
         assert!(server.count(counter) > 10, "{}: {}", counter.label(), server.count(counter));
     }
+    assert!(server.count(Counter::Runs) > 0, "nobody began with what is cached");
     assert!(TURNS.get() > 20_000, "{} turns were watched", TURNS.get());
     assert_eq!((ALLOCATIONS.get(), RELEASES.get()), (0, 0), "allocations and releases in {} turns", TURNS.get());
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use distributary::secure::dtls::{DtlsError, DtlsKeys, Fingerprint, Handshake, HashFunction, Identity, Role};
+use distributary::secure::dtls::{Association, DtlsError, DtlsKeys, Fingerprint, HashFunction, Identity, Role};
 use distributary::secure::srtp::Profile;
 use distributary::units::Micros;
 
@@ -123,10 +123,10 @@ impl Drop for OpenSsl {
 
 /// Moves datagrams between `handshake` and `socket` until `done`; the peer's address is that of its first datagram.
 fn drive(
-    handshake: &mut Handshake,
+    handshake: &mut Association,
     socket: &UdpSocket,
     start: Instant,
-    mut done: impl FnMut(&mut Handshake) -> bool,
+    mut done: impl FnMut(&mut Association) -> bool,
 ) -> Result<(), DtlsError> {
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut buffer = [0; 2048];
@@ -181,7 +181,7 @@ fn serve(credentials: &Credentials, profiles: &str, length: usize, more: &[&str]
     let identity = Identity::generate().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (start, address) = (Instant::now(), socket.local_addr().unwrap().to_string());
-    let mut handshake = Handshake::new(&identity, Role::Server, vec![credentials.fingerprint.clone()], Micros::ZERO).unwrap();
+    let mut handshake = Association::new(&identity, Role::Server, vec![credentials.fingerprint.clone()], Micros::ZERO).unwrap();
     let length = length.to_string();
     let arguments = [&["s_client", "-connect", &address, "-use_srtp", profiles, "-keymatexportlen", &length], more].concat();
     let mut openssl = OpenSsl::start(&credentials.directory, &arguments);
@@ -212,7 +212,7 @@ fn serve(credentials: &Credentials, profiles: &str, length: usize, more: &[&str]
 }
 
 /// We are the client of `openssl s_server`.
-fn connect(credentials: &Credentials, profiles: &str, length: usize) -> DtlsKeys {
+fn connect(credentials: &Credentials, profiles: &str, length: usize, more: &[&str]) -> DtlsKeys {
     let identity = Identity::generate().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     // Free now, and hardly taken by another in the moment until s_server has it.
@@ -232,11 +232,11 @@ fn connect(credentials: &Credentials, profiles: &str, length: usize) -> DtlsKeys
         "1200",
         "-listen",
     ];
-    let openssl = OpenSsl::start(&credentials.directory, &arguments);
+    let openssl = OpenSsl::start(&credentials.directory, &[&arguments, more].concat());
     openssl.line("ACCEPT");
     socket.connect(&address).unwrap();
     let start = Instant::now();
-    let mut handshake = Handshake::new(&identity, Role::Client, vec![credentials.fingerprint.clone()], Micros::ZERO).unwrap();
+    let mut handshake = Association::new(&identity, Role::Client, vec![credentials.fingerprint.clone()], Micros::ZERO).unwrap();
     let mut keys = None;
     drive(&mut handshake, &socket, start, |handshake| {
         keys = keys.take().or_else(|| handshake.keys());
@@ -250,6 +250,8 @@ fn connect(credentials: &Credentials, profiles: &str, length: usize) -> DtlsKeys
     openssl.line("to openssl");
     handshake.close();
     drive(&mut handshake, &socket, start, |_| true).unwrap();
+    // What s_server says of a close_notify.
+    openssl.line("DONE");
     keys
 }
 
@@ -278,14 +280,26 @@ fn openssl_client_in_fragments() {
 #[test]
 fn openssl_server_with_rsa_certificate() {
     let Some(credentials) = Credentials::rsa("server-rsa") else { return };
-    assert_eq!(connect(&credentials, GCM_FIRST, 56).profile, Profile::AeadAes128Gcm);
+    assert_eq!(connect(&credentials, GCM_FIRST, 56, &[]).profile, Profile::AeadAes128Gcm);
 }
 
 #[test]
 fn openssl_server_with_ecdsa_certificate() {
     let Some(credentials) = Credentials::ecdsa("server-ecdsa") else { return };
-    assert_eq!(connect(&credentials, GCM_FIRST, 56).profile, Profile::AeadAes128Gcm);
-    assert_eq!(connect(&credentials, "SRTP_AES128_CM_SHA1_80", 60).profile, Profile::Aes128CmSha1_80);
+    assert_eq!(connect(&credentials, GCM_FIRST, 56, &[]).profile, Profile::AeadAes128Gcm);
+    assert_eq!(connect(&credentials, "SRTP_AES128_CM_SHA1_80", 60, &[]).profile, Profile::Aes128CmSha1_80);
+}
+
+/// Both AEADs that we offer protect what comes after the handshake; all tests above get AES-128-GCM.
+#[test]
+fn openssl_with_chacha20_poly1305() {
+    let Some(credentials) = Credentials::ecdsa("chacha") else { return };
+    let only = ["-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"];
+    assert_eq!(serve(&credentials, GCM_FIRST, 56, &only).profile, Profile::AeadAes128Gcm);
+    assert_eq!(connect(&credentials, GCM_FIRST, 56, &only).profile, Profile::AeadAes128Gcm);
+    let Some(credentials) = Credentials::rsa("chacha-rsa") else { return };
+    let only = ["-cipher", "ECDHE-RSA-CHACHA20-POLY1305"];
+    assert_eq!(connect(&credentials, GCM_FIRST, 56, &only).profile, Profile::AeadAes128Gcm);
 }
 
 /// A stranger's certificate: no keys, and the reason is said on both sides.
@@ -295,7 +309,7 @@ fn openssl_client_with_another_certificate_is_refused() {
     let identity = Identity::generate().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    let mut handshake = Handshake::new(&identity, Role::Server, vec![identity.fingerprint()], Micros::ZERO).unwrap();
+    let mut handshake = Association::new(&identity, Role::Server, vec![identity.fingerprint()], Micros::ZERO).unwrap();
     let _openssl = OpenSsl::start(&credentials.directory, &["s_client", "-connect", &address, "-use_srtp", CHROMIUM]);
     assert_eq!(drive(&mut handshake, &socket, Instant::now(), |_| false), Err(DtlsError::WrongFingerprint));
     assert!(handshake.keys().is_none());

@@ -4,14 +4,16 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use distributary::limits::{CANDIDATES_MAX, MEDIA_SECTIONS_MAX, SDP_BYTES_MAX, SESSIONS_MAX, STREAMS_PER_PEER};
 use distributary::metrics::{Counter, DropReason};
 use distributary::secure::dtls::Identity;
 use distributary::signal::api::Purpose;
-use distributary::units::{PayloadType, SequenceNumber, Ssrc};
-use distributary::wire::rtcp;
+use distributary::units::{Micros, PayloadType, RtpTime, SequenceNumber, Ssrc};
+use distributary::wire::rtp::Header;
+use distributary::wire::{rtcp, rtp, twcc};
 use sim::native::{AUDIO, AUDIO_SSRC, Native, VIDEO, VIDEO_SSRC, offer, plain_rtp};
 use sim::network::Link;
 use sim::random::Random;
@@ -348,4 +350,247 @@ fn a_publisher_that_never_checks_again_stays_while_its_packets_are_authentic() {
     }
     assert_eq!(world.server.sessions(), 0);
     assert_eq!(world.server.count(Counter::SessionsExpired), 1);
+}
+
+/// What a viewer offers that tells of its path.
+const TELLS: &str = "a=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\na=rtcp-fb:96 transport-cc\r\n\
+    a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n";
+
+/// The target that the API shows for a client's path.
+fn target(world: &mut World, viewer: &Native) -> Option<u64> {
+    let rooms = world.server.rooms();
+    let mut sessions = rooms.iter().flat_map(|room| &room.sessions);
+    sessions.find(|session| session.remote_address == Some(viewer.address))?.target_bitrate
+}
+
+#[test]
+fn lies_about_a_path_are_counted_and_bounded() {
+    for_seeds(&[61, 62], |seed| {
+        let (mut world, others) = busy_world(seed, 1);
+        watching(&mut world, |world| {
+            let mut viewer = Native::join_with(world, "others", Purpose::Watch, TELLS);
+            viewer.claim(world);
+            viewer.connect(world);
+            world.heard.clear();
+            world.run_millis(300);
+            // In the clear: the header and its extension.
+            let numbers: Vec<u16> = world
+                .heard
+                .iter()
+                .filter(|(to, bytes)| *to == viewer.address && bytes[0] >> 6 == 2)
+                .filter_map(|(_, bytes)| Some(u16::from_be_bytes(Header::parse(bytes).ok()?.extension(3)?.try_into().ok()?)))
+                .collect();
+            assert!(numbers.len() > 10 && numbers.is_sorted_by(|a, b| b.wrapping_sub(*a) == 1), "one count: {numbers:?}");
+            let first = numbers[0];
+            let tell = |world: &mut World, viewer: &mut Native, base: u16, arrivals: &[Option<u64>]| {
+                let mut space = [0; 1200];
+                let arrivals = arrivals.iter().map(|at| at.map(Micros));
+                let (len, _) =
+                    twcc::write_feedback(&mut space, Ssrc(9), Ssrc(9), SequenceNumber(base), 0, arrivals).expect("arrivals");
+                let packet = viewer.rtcp(&space[..len]);
+                world.server.deliver(viewer.address, &packet);
+                world.run_millis(1);
+            };
+            // Of packets that were never sent, and many more than that.
+            tell(world, &mut viewer, first.wrapping_add(20_000), &[Some(0); 9]);
+            tell(world, &mut viewer, first, &[Some(0); 400]);
+            assert_eq!(world.server.dropped(DropReason::FeedbackUnsent), 2);
+            world.run_millis(1_100);
+            assert_eq!(target(world, &viewer), None, "nothing was learnt");
+            // Everything arrived at once, then an hour earlier; twice, and then hundreds of times.
+            tell(world, &mut viewer, first, &[Some(3_600_000_000); 10]);
+            tell(world, &mut viewer, first, &[Some(0); 10]);
+            for number in 0..400u16 {
+                tell(world, &mut viewer, first.wrapping_add(number % 10), &[Some(number as u64 * 10_000)]);
+            }
+            assert!(world.server.dropped(DropReason::FeedbackFlood) > 200, "{}", world.server.tally());
+            world.run_seconds(2);
+            let told = target(world, &viewer).expect("something was told");
+            assert!((30_000..=20_000_000).contains(&told), "{told}");
+            assert_undisturbed(world, others);
+        });
+    });
+}
+
+/// What a viewer offers that tells of its path by stream and sequence number (RFC 8888).
+const TELLS_BY_STREAM: &str = "a=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\na=rtcp-fb:* ack ccfb\r\n";
+
+/// RFC 8888's feedback, laid out by hand: from SSRC 9, made at a time in 1/65536 s; of each stream its SSRC, first number, and metrics.
+fn ccfb(made: u32, blocks: &[(u32, u16, &[u16])]) -> Vec<u8> {
+    let mut report = vec![0x8b, 205, 0, 0, 0, 0, 0, 9];
+    for (ssrc, begin, metrics) in blocks {
+        report.extend_from_slice(&ssrc.to_be_bytes());
+        report.extend_from_slice(&begin.to_be_bytes());
+        report.extend_from_slice(&(metrics.len() as u16).to_be_bytes());
+        metrics.iter().for_each(|metric| report.extend_from_slice(&metric.to_be_bytes()));
+        report.resize(report.len().next_multiple_of(4), 0);
+    }
+    report.extend_from_slice(&made.to_be_bytes());
+    let words = (report.len() / 4 - 1) as u16;
+    report[2..4].copy_from_slice(&words.to_be_bytes());
+    report
+}
+
+#[test]
+fn lies_about_a_path_by_stream_are_counted_and_bounded() {
+    for_seeds(&[63, 64], |seed| {
+        let (mut world, others) = busy_world(seed, 1);
+        watching(&mut world, |world| {
+            let mut viewer = Native::join_with(world, "others", Purpose::Watch, TELLS_BY_STREAM);
+            assert!(viewer.answer.contains("a=rtcp-fb:* ack ccfb") && !viewer.answer.contains("transport-"));
+            viewer.claim(world);
+            viewer.connect(world);
+            world.heard.clear();
+            world.run_millis(300);
+            // In the clear: SSRC and number of each packet of video.
+            let sent: Vec<(u32, u16)> = world
+                .heard
+                .iter()
+                .filter(|(to, bytes)| *to == viewer.address && bytes[0] >> 6 == 2 && bytes[1] & 0x7f == VIDEO.0)
+                .map(|(_, bytes)| Header::parse(bytes).map(|header| (header.ssrc.0, header.sequence_number.0)).expect("RTP"))
+                .collect();
+            assert!(sent.len() > 10 && sent.is_sorted_by(|a, b| b.1.wrapping_sub(a.1) == 1), "{sent:?}");
+            let (ssrc, first) = sent[0];
+            let tell = |world: &mut World, viewer: &mut Native, report: &[u8]| {
+                let packet = viewer.rtcp(report);
+                world.server.deliver(viewer.address, &packet);
+                world.run_millis(1);
+            };
+            // Of packets that were never sent, many more than that, a stream that is not, and one that is beside it.
+            let arrived = [0x8001; 400];
+            let unsent: [&[(u32, u16, &[u16])]; 4] = [
+                &[(ssrc, first.wrapping_add(20_000), &arrived[..9])],
+                &[(ssrc, first, &arrived)],
+                &[(ssrc.wrapping_add(77), first, &arrived[..1])],
+                &[(ssrc, first, &arrived[..4]), (9, first, &arrived[..4])],
+            ];
+            for (count, blocks) in unsent.into_iter().enumerate() {
+                tell(world, &mut viewer, &ccfb(1 << 20, blocks));
+                assert_eq!(world.server.dropped(DropReason::FeedbackUnsent), 1 + count as u64, "{blocks:?}");
+            }
+            // Cut off at every word, and a count beyond its end.
+            let whole = ccfb(1 << 20, &[(ssrc, first, &arrived[..6])]);
+            let malformed = world.server.dropped(DropReason::RtcpMalformed);
+            let cut = (2..whole.len() / 4).filter(|words| !matches!(words, 3 | 8)).collect::<Vec<_>>();
+            for words in &cut {
+                let mut part = whole[..words * 4].to_vec();
+                part[2..4].copy_from_slice(&(*words as u16 - 1).to_be_bytes());
+                tell(world, &mut viewer, &part);
+            }
+            for count in [7u16, 1_000, 16_385, u16::MAX] {
+                let mut long = whole.clone();
+                long[14..16].copy_from_slice(&count.to_be_bytes());
+                tell(world, &mut viewer, &long);
+            }
+            let refused = world.server.dropped(DropReason::RtcpMalformed) - malformed;
+            assert_eq!(refused as usize, cut.len() + 4, "{}", world.server.tally());
+            world.run_millis(1_100);
+            assert_eq!(target(world, &viewer), None, "nothing was learnt");
+            // Everything arrived at once, then hours earlier and later, then at no time; twice, and then hundreds of times.
+            for made in [1 << 20, 0x9000_0000, 0x1000_0000, 0] {
+                tell(world, &mut viewer, &ccfb(made, &[(ssrc, first, &arrived[..10])]));
+            }
+            tell(world, &mut viewer, &ccfb(7, &[(ssrc, first, &[0x9fff, 0x9ffe, 0xfffd, 0x7fff])]));
+            for number in 0..400u16 {
+                let metrics = [0x8000 | (number * 20)];
+                tell(world, &mut viewer, &ccfb(number as u32 * 1_000, &[(ssrc, first.wrapping_add(number % 10), &metrics)]));
+            }
+            assert!(world.server.dropped(DropReason::FeedbackFlood) > 200, "{}", world.server.tally());
+            world.run_seconds(2);
+            let told = target(world, &viewer).expect("something was told");
+            assert!((30_000..=20_000_000).contains(&told), "{told}");
+            assert_undisturbed(world, others);
+        });
+    });
+}
+
+/// Both encodings' next packets are sent; what the viewer gets of them.
+fn flows(world: &mut World, send: &mut impl FnMut(&mut World, u32, &[u8]) -> Vec<SequenceNumber>) -> SequenceNumber {
+    let seen = [send(world, 1, b"f"), send(world, 2, b"h")].concat();
+    assert_eq!(seen.len(), 1, "of the one encoding that was chosen: {}", world.server.tally());
+    seen[0]
+}
+
+/// Rids that change in the middle of a stream, that nobody offered, and on ever new SSRCs: who watches goes on with what it had.
+#[test]
+fn rids_that_change_cost_the_viewer_nothing() {
+    let mut world = World::new(66, 1);
+    let lines =
+        "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\r\na=rid:f send\r\na=rid:h send\r\na=simulcast:send f;h\r\n";
+    let mut publisher = Native::join_with(&mut world, "room", Purpose::Publish, lines);
+    publisher.claim(&mut world);
+    publisher.connect(&mut world);
+    let mut watcher = Native::join(&mut world, "room", Purpose::Watch);
+    watcher.claim(&mut world);
+    watcher.connect(&mut world);
+    // Key frames of one packet: RFC 7741 §4.2, RFC 6386 §9.1.
+    let payload = [0x10, 0, 0, 0, 0x9d, 1, 0x2a, 0, 1, 0, 1, 0];
+    let mut numbers = HashMap::new();
+    let mut send = |world: &mut World, ssrc: u32, rid: &[u8]| {
+        let number = *numbers.entry(ssrc).and_modify(|number| *number += 1).or_insert(1u16);
+        let mut space = [0; 128];
+        let (sequence, time) = (SequenceNumber(number), RtpTime(number as u32 * 3_000));
+        let elements = [(4, rid)].into_iter().filter(|(_, rid)| !rid.is_empty());
+        let header_len = rtp::write_header(&mut space, true, VIDEO, sequence, time, Ssrc(ssrc), elements).expect("room enough");
+        space[header_len..header_len + payload.len()].copy_from_slice(&payload);
+        let packet = publisher.seal(&space[..header_len + payload.len()], header_len, number as u64);
+        world.heard.clear();
+        world.server.deliver(publisher.address, &packet);
+        world.run_millis(40);
+        let video = |bytes: &[u8]| bytes[0] >> 6 == 2 && bytes[1] & 0x7f == VIDEO.0;
+        let seen = world.heard.iter().filter(|(to, bytes)| *to == watcher.address && video(bytes));
+        seen.map(|(_, bytes)| Header::parse(bytes).expect("RTP").sequence_number).collect::<Vec<_>>()
+    };
+    // Until layers were measured and chosen.
+    for _ in 0..60 {
+        send(&mut world, 1, b"f");
+        send(&mut world, 2, b"h");
+    }
+    let mut last = flows(&mut world, &mut send);
+    for (ssrc, rid, reason) in [
+        (1, &b"h"[..], DropReason::RidChanged),
+        (2, b"f", DropReason::RidChanged),
+        (1, b"x", DropReason::RidChanged),
+        (3, b"x", DropReason::SsrcUnknown),
+        (3, b"", DropReason::SsrcUnknown),
+    ] {
+        let before = world.server.dropped(reason);
+        assert_eq!(send(&mut world, ssrc, rid), [], "SSRC {ssrc}");
+        assert_eq!(world.server.dropped(reason), before + 1, "SSRC {ssrc}, {}", reason.label());
+        let next = flows(&mut world, &mut send);
+        // What was refused of its own stream is missing.
+        assert!(matches!(next.distance(last), 1 | 2), "the viewer's numbers go on: {last:?}, {next:?}");
+        last = next;
+    }
+    for ssrc in 100..200 {
+        send(&mut world, ssrc, b"x");
+    }
+    assert_eq!(flows(&mut world, &mut send), last.next());
+}
+
+#[test]
+fn remb_of_nothing_and_of_everything_is_clamped() {
+    for_seeds(&[65], |seed| {
+        let (mut world, others) = busy_world(seed, 1);
+        watching(&mut world, |world| {
+            let mut viewer = Native::join_with(world, "others", Purpose::Watch, "a=rtcp-fb:96 goog-remb\r\n");
+            assert!(viewer.answer.contains("a=rtcp-fb:96 goog-remb"));
+            viewer.claim(world);
+            viewer.connect(world);
+            world.run_seconds(2);
+            assert_eq!(target(world, &viewer), None, "nothing is known yet");
+            // Exponent and mantissa: 0, 2^63, 600,000 b/s.
+            for (exponent, mantissa, expected) in [(0, 0, 30_000), (46, 0x2_0000, 20_000_000), (3, 75_000, 600_000)] {
+                let mut remb = vec![0x8f, 206, 0, 5, 0, 0, 0, 9, 0, 0, 0, 0];
+                remb.extend_from_slice(b"REMB");
+                remb.extend_from_slice(&(1u32 << 24 | exponent << 18 | mantissa).to_be_bytes());
+                remb.extend_from_slice(&10u32.to_be_bytes());
+                let packet = viewer.rtcp(&remb);
+                world.server.deliver(viewer.address, &packet);
+                world.run_millis(1_500);
+                assert_eq!(target(world, &viewer), Some(expected), "2^{exponent} * {mantissa}");
+            }
+            assert_undisturbed(world, others);
+        });
+    });
 }

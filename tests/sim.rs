@@ -22,7 +22,7 @@ fn everything_arrives_over_a_clean_network() {
             assert_eq!((seen.lost, seen.lost_sounds, seen.undecodable), (0, 0, 0));
             assert!(seen.frames > 140 && seen.sounds > 240, "{} pictures, {} sounds", seen.frames, seen.sounds);
             assert!(world.publisher(publisher).key_frames <= 4);
-            assert_eq!(world.server.count(Counter::NacksSent) + world.server.count(Counter::NacksReceived), 0);
+            assert_eq!([Counter::NacksSent, Counter::NacksReceived].map(|nacks| world.server.count(nacks)), [0, 0]);
             assert_eq!(world.server.dropped(DropReason::SrtpAuthentication), 0);
         });
     });
@@ -397,4 +397,75 @@ fn the_same_seed_gives_the_same_run() {
     for seed in [131, 132] {
         assert_eq!(run(seed), run(seed));
     }
+}
+
+/// What the server thinks of a viewer's path, in kilobits per second.
+fn target(world: &mut World, viewer: usize) -> Option<u64> {
+    let address = world.clients[viewer].public;
+    let rooms = world.server.rooms();
+    let session = rooms.iter().flat_map(|room| &room.sessions).find(|session| session.remote_address == Some(address))?;
+    session.target_bitrate.map(|rate| rate / 1000)
+}
+
+/// A stream that is larger than the path of one viewer: the estimate settles within what the path carries; the other viewer, on a
+/// wide path, loses nothing.
+#[test]
+fn the_estimate_settles_within_a_narrow_path() {
+    for_seeds(&[131, 132], |seed| {
+        let mut world = World::new(seed, 2);
+        watching(&mut world, |world| {
+            let publisher = world.publish("room", Link::clean());
+            let narrow = world.watch("room", Link::narrow(1_000_000, 300));
+            let wide = world.watch("room", Link::clean());
+            assert!(world.connect(3));
+            for (link, enlarged, settle, seconds) in [(1_000, 3, 10, 15), (300, 1, 8, 15)] {
+                world.enlarge(publisher, enlarged);
+                world.clients[narrow].link = Link::narrow(link * 1_000, 300);
+                world.run_seconds(settle);
+                let mut targets = Vec::new();
+                for _ in 0..seconds {
+                    world.run_seconds(1);
+                    targets.extend(target(world, narrow));
+                }
+                let mean = targets.iter().sum::<u64>() / targets.len() as u64;
+                assert!((link * 7 / 10..=link * 21 / 20).contains(&mean), "{mean} of {link} kb/s: {targets:?}");
+            }
+            world.assert_no_violations();
+            let seen = world.viewer(wide);
+            assert_eq!((seen.lost, seen.undecodable), (0, 0));
+            assert!(target(world, wide) > Some(5_000), "{:?} on a path without limit", target(world, wide));
+            assert!(world.server.dropped(DropReason::PacerFull) > 0, "what does not fit is not sent");
+        });
+    });
+}
+
+/// A key frame of some 16 kB leaves spread out to a narrow path, and at once to a wide one.
+#[test]
+fn a_key_frame_is_paced_as_its_path_allows() {
+    for_seeds(&[141, 142, 143], |seed| {
+        let mut world = World::new(seed, 1 + (seed % 2) as usize);
+        watching(&mut world, |world| {
+            world.publish("room", Link::clean());
+            let viewers = [Link::narrow(1_000_000, 300), Link::clean()].map(|link| world.watch("room", link));
+            assert!(world.connect(3));
+            world.run_seconds(8);
+            world.network.watched = viewers.map(|viewer| world.clients[viewer].public).to_vec();
+            world.run_seconds(4);
+            world.assert_no_violations();
+            // The most bytes that left within so many milliseconds.
+            let departures = &world.network.departures;
+            let burst = |viewer: usize, millis: u64| {
+                let of: Vec<_> = departures.iter().filter(|(_, to, _)| *to == world.clients[viewer].public).collect();
+                let within = |from: u64| of.iter().filter(move |(at, ..)| (from..from + millis * 1000).contains(at));
+                of.iter().map(|(from, ..)| within(*from).map(|(_, _, bytes)| bytes).sum::<usize>()).max().unwrap_or(0)
+            };
+            let [narrow, wide] = viewers.map(|viewer| [burst(viewer, 1), burst(viewer, 20)]);
+            assert!(wide[0] > 11_000, "{wide:?}: {:?}", target(world, viewers[1]));
+            assert!(narrow[0] < 6_000 && narrow[1] < 11_000, "{narrow:?}: {:?}", target(world, viewers[0]));
+            for viewer in viewers {
+                let seen = world.viewer(viewer);
+                assert_eq!((seen.lost, seen.undecodable, seen.lost_sounds), (0, 0, 0), "viewer {viewer}");
+            }
+        });
+    });
 }

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use distributary::units::{Micros, PayloadType, RtpTime, SequenceNumber, Ssrc};
-use distributary::wire::{rtcp, rtp, stun, twcc};
+use distributary::wire::{ccfb, rtcp, rtp, stun, twcc};
 use proptest::prelude::*;
+use rtc_rtcp::transport_feedbacks::cc_feedback_report::{CcFeedbackMetricBlock, CcFeedbackReport, CcFeedbackReportBlock, Ecn};
 use rtcp_types::prelude::*;
 use stun_types::attribute::{ErrorCode, RawAttribute, Username, XorMappedAddress};
 use stun_types::message::{
@@ -200,6 +201,72 @@ proptest! {
         let report = twcc::Report::parse(feedback.bytes).expect("a report");
         prop_assert_eq!((report.base.0, report.reference_time, report.count), (base, 0x123456, 9));
         prop_assert!(report.packets().map(|(_, delta)| delta).eq(deltas));
+    }
+
+    #[test]
+    fn we_read_the_oracles_congestion_control_feedback(
+        made in any::<u32>(),
+        streams in prop::collection::vec(
+            (any::<u32>(), any::<u16>(), prop::collection::vec(prop::option::of((0u8..4, 0u16..0x2000)), 0..60)),
+            0..6,
+        ),
+    ) {
+        let metric = |metric: &Option<(u8, u16)>| CcFeedbackMetricBlock {
+            received: metric.is_some(),
+            ecn: [Ecn::NotEct, Ecn::Ect1, Ecn::Ect0, Ecn::Ce][metric.map_or(0, |(ecn, _)| ecn as usize)],
+            arrival_time_offset: metric.map_or(0, |(_, offset)| offset),
+        };
+        let block = |(ssrc, begin, metrics): &(u32, u16, Vec<_>)| CcFeedbackReportBlock {
+            media_ssrc: *ssrc,
+            begin_sequence: *begin,
+            metric_blocks: metrics.iter().map(metric).collect(),
+        };
+        let report = CcFeedbackReport { sender_ssrc: 7, report_blocks: streams.iter().map(block).collect(), report_timestamp: made };
+        let packet = rtc_rtcp::packet::marshal(&[Box::new(report)]).expect("the oracle writes it");
+        let Ok(packets) = rtcp::packets(&packet) else { panic!("not RTCP") };
+        let packets: Vec<_> = packets.collect();
+        let [Ok(rtcp::Feedback::CongestionControl(feedback))] = packets[..] else { panic!("{packets:?}") };
+        prop_assert_eq!(feedback.sender_ssrc, Ssrc(7));
+        let report = ccfb::Report::parse(feedback.bytes).expect("a report");
+        prop_assert_eq!(report.timestamp, made);
+        let read: Vec<_> = report.blocks().collect();
+        prop_assert_eq!(read.len(), streams.len());
+        for (block, (ssrc, begin, metrics)) in read.iter().zip(&streams) {
+            prop_assert_eq!((block.ssrc, block.begin, block.len() as usize), (Ssrc(*ssrc), SequenceNumber(*begin), metrics.len()));
+            for (index, metric) in metrics.iter().enumerate() {
+                let expected = metric.map_or(ccfb::Metric::NotReceived, |(_, offset)| {
+                    ccfb::Metric::Received((offset < 0x1ffe).then_some(offset))
+                });
+                prop_assert_eq!(block.of(SequenceNumber(begin.wrapping_add(index as u16))), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn any_congestion_control_feedback_is_read_alike(body in prop::collection::vec(any::<u8>(), 4..80), counts in any::<[u8; 3]>()) {
+        let mut packet = vec![0x8b, 205, 0, (body.len() / 4) as u8];
+        packet.extend_from_slice(&body[..body.len() & !3]);
+        // Where counts may lie: small, so that some fit.
+        for (count, at) in counts.into_iter().zip([14, 26, 38]) {
+            if let Some(place) = packet.get_mut(at..at + 2) {
+                place.copy_from_slice(&[0, count % 8]);
+            }
+        }
+        let feedback = rtcp::packets(&packet).ok().and_then(|mut packets| packets.next()?.ok());
+        let ours = match feedback {
+            Some(rtcp::Feedback::CongestionControl(feedback)) => ccfb::Report::parse(feedback.bytes).ok(),
+            _ => None,
+        };
+        let oracle = rtc_rtcp::packet::unmarshal(&mut &packet[..]).ok();
+        let oracle = oracle.and_then(|packets| packets.first()?.as_any().downcast_ref::<CcFeedbackReport>().cloned());
+        prop_assert_eq!(ours.is_some(), oracle.is_some());
+        if let (Some(ours), Some(oracle)) = (ours, oracle) {
+            prop_assert_eq!(ours.timestamp, oracle.report_timestamp);
+            let lens: Vec<_> = ours.blocks().map(|block| (block.ssrc.0, block.begin.0, block.len() as usize)).collect();
+            let expected = oracle.report_blocks.iter();
+            let expected: Vec<_> = expected.map(|block| (block.media_ssrc, block.begin_sequence, block.metric_blocks.len())).collect();
+            prop_assert_eq!(lens, expected);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod scene;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use distributary::rtp::rewrite::Rewriter;
+use distributary::rtp::rewrite::{History, Rewriter};
 use distributary::wire::{demux, rtp};
 use scene::{FanOut, PROFILE, Receiving, Room, client, exporter, keys, packet};
 use webrtc_srtp::context::Context;
@@ -68,15 +68,17 @@ fn rewrite(criterion: &mut Criterion) {
     let mut receiving = Receiving::default();
     let sealed = receiving.sealed();
     let mut media = receiving.receive(sealed);
-    let mut rewriters: Vec<Rewriter> = (0..RECEIVERS as u64).map(|session| Rewriter::new(session * 77)).collect();
-    rewriters.iter_mut().for_each(|rewriter| rewriter.switch(&media, 90_000));
+    let mut rewriters: Vec<(Rewriter, History)> =
+        (0..RECEIVERS as u64).map(|session| (Rewriter::new(session * 77), History::default())).collect();
+    let clocks = Default::default();
     let mut group = criterion.benchmark_group("for 500 receivers");
     group.throughput(Throughput::Elements(RECEIVERS as u64));
     group.bench_function("rewrite", |bencher| {
         bencher.iter(|| {
             media.sequence.0 += 1;
-            for rewriter in &mut rewriters {
-                black_box(rewriter.rewrite(black_box(&media)).expect("after the switch"));
+            for (rewriter, history) in &mut rewriters {
+                let numbers = rewriter.take(black_box(&media), true, 90_000, &clocks, Some(history));
+                black_box(numbers.expect("not dropped").expect("not left out"));
             }
         });
     });

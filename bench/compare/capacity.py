@@ -56,21 +56,26 @@ def searched(context, candidate, say):
     return found
 
 
+def awake(who, viewers, **what):
+    """A cell of which the time to a packet matters: the cores are kept from sleeping."""
+    return cell(who, viewers, awake=True, **what)
+
+
 def candidates(options, peers):
     """What is searched, each with where to begin."""
     if options.quick:
-        return [cell("distributary", 512), cell("distributary", 1024, sink=True), *(cell(peer, 64) for peer in peers)]
+        return [awake("distributary", 512), awake("distributary", 1024, sink=True), *(awake(peer, 64) for peer in peers)]
     us = [
-        cell("distributary", 512),
-        cell("distributary", 512, hold="adaptive"),
-        *(cell("distributary", 1024, hold=hold, sink=True) for hold in ("off", "adaptive", "frame")),
-        cell("distributary", 4096, media="audio", sink=True),
+        awake("distributary", 512),
+        awake("distributary", 512, hold="adaptive"),
+        *(awake("distributary", 1024, hold=hold, sink=True) for hold in ("off", "adaptive", "frame")),
+        awake("distributary", 4096, media="audio", sink=True),
     ]
     for io in options.backends:
         if io != "uring":
-            us.append(cell("distributary", 512, io=io, sink=True))
-            us.append(cell("distributary", 2048, io=io, media="audio", sink=True))
-    return us + [cell(peer, 64) for peer in peers]
+            us.append(awake("distributary", 512, io=io, sink=True))
+            us.append(awake("distributary", 2048, io=io, media="audio", sink=True))
+    return us + [awake(peer, 64) for peer in peers]
 
 
 def holds(found):
@@ -122,18 +127,18 @@ def latency_cells(options, found, peers):
     halves = {who: half_of(who) for who in ("distributary", *peers)}
     cells = []
     for viewers in sorted(set(halves.values()) - {0} | set([] if found else options.given_viewers or [])):
-        cells += [cell("distributary", viewers, spin=spin) for spin in (0, SPIN_US)]
+        cells += [awake("distributary", viewers, spin=spin) for spin in (0, SPIN_US)]
         rooms = -(-viewers // ROOM_VIEWERS)
         if viewers == halves["distributary"] or not found:
-            cells += [cell("distributary", viewers, spin=spin, rooms=rooms) for spin in (0, SPIN_US)]
-        cells += [cell(peer, viewers) for peer in peers if not found or viewers <= HOPELESS * 2 * halves[peer]]
+            cells += [awake("distributary", viewers, spin=spin, rooms=rooms) for spin in (0, SPIN_US)]
+        cells += [awake(peer, viewers) for peer in peers if not found or viewers <= HOPELESS * 2 * halves[peer]]
     return cells
 
 
 def storm_cells(_options):
     """How long it takes 2,000 to join, and whether 100 who watch notice."""
     storms = [(media, rate) for media in ("audio", "video") for rate in (1000, 0)]
-    return [cell("distributary", 100, media=media, storm=2000, storm_rate=rate) for media, rate in storms]
+    return [awake("distributary", 100, media=media, storm=2000, storm_rate=rate) for media, rate in storms]
 
 
 def memory_cells(_options):

@@ -26,6 +26,8 @@ DEFAULTS = {
     "spin": 0,
     "storm": 0,
     "storm_rate": 0,
+    # Whether the generator keeps the cores from sleeping.
+    "awake": False,
 }
 
 
@@ -50,6 +52,7 @@ def measure(context, cell, seconds=None):
     command += ["--settle", "1" if options.quick else "3", "--join-seconds-max", str(JOIN_SECONDS_MAX)]
     command += ["--audio", "only" if cell["media"] == "audio" else "on", "--rooms", str(cell["rooms"])]
     command += [] if cell["gro"] else ["--no-gro"]
+    command += ["--awake"] if cell["awake"] else []
     command += ["--storm", str(cell["storm"]), "--storm-rate", str(cell["storm_rate"])] if cell["storm"] else []
     # The sample goes over the veth pair, which costs the server more than the sink does: not more of it than needed.
     sample = max(16, cell["viewers"] // SAMPLED_ENOUGH) if cell["sink"] else 16

@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use distributary::rtp::rewrite::Rewriter;
+use distributary::rtp::rewrite::{History, Rewriter};
 use distributary::wire::{demux, rtp};
 use scene::{FanOut, Receiving, Room, packet};
 use serde::{Deserialize, Serialize};
@@ -71,11 +71,10 @@ fn rewrite(rounds: u64) {
     let mut receiving = Receiving::default();
     let sealed = receiving.sealed();
     let mut media = receiving.receive(sealed);
-    let mut rewriter = Rewriter::new(7);
-    rewriter.switch(&media, 90_000);
+    let (mut rewriter, mut history, clocks) = (Rewriter::new(7), History::default(), Default::default());
     for _ in 0..rounds {
         media.sequence.0 += 1;
-        black_box(rewriter.rewrite(black_box(&media)));
+        let _ = black_box(rewriter.take(black_box(&media), true, 90_000, &clocks, Some(&mut history)));
     }
 }
 

@@ -31,6 +31,15 @@ pub enum Audio {
     Only,
 }
 
+/// What viewers tell of their paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PathFeedback {
+    /// Nothing, and nothing is offered
+    Off,
+    /// Transport-wide feedback every 60 ms, as browsers send it
+    TransportCc,
+}
+
 /// The offer's DTLS role of the publisher; viewers always offer both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Setup {
@@ -126,6 +135,9 @@ pub struct Options {
     /// Viewers ask for lost packets again. Without it every loss stays visible
     #[arg(long)]
     pub nack: bool,
+    /// What viewers offer and tell of their paths, for servers that estimate bandwidth and pace
+    #[arg(long, value_enum, default_value_t = PathFeedback::Off)]
+    pub feedback: PathFeedback,
     /// Joins under way at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub join_concurrency: u32,
@@ -151,6 +163,10 @@ pub struct Options {
     /// Never sleep while receiving: the server is not billed for waking the generator
     #[arg(long)]
     pub spin: bool,
+    /// Keep all cores from sleeping, by threads that everything else goes before: on a virtual machine a core that slept may take
+    /// milliseconds to wake
+    #[arg(long)]
+    pub awake: bool,
 }
 
 /// Parses the process's arguments.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use distributary::secure::dtls::Identity;
 
-use crate::cli::{Audio, Options};
+use crate::cli::{Audio, Options, PathFeedback};
 use crate::http::{Client, Url};
 use crate::receiver::ReceiverThread;
-use crate::sdp::Answer;
+use crate::sdp::{self, Answer};
 use crate::sink::Sink;
 use crate::sys;
 use crate::transport::{self, Transport};
@@ -127,7 +127,8 @@ impl Joining<'_> {
         let in_sample = (place + room).is_multiple_of(options.sample);
         let credentials = transport::credentials();
         let media = (options.audio != Audio::Off, options.audio != Audio::Only);
-        let offer = transport::offer(plan.identity, &credentials, "actpass", media, None);
+        let offer =
+            transport::offer(plan.identity, &credentials, "actpass", media, None, options.feedback == PathFeedback::TransportCc);
         let response = client.request("POST", whep, options.token.as_deref(), Some(&offer))?;
         if response.status != 201 {
             return Err(format!("viewer {index} was refused: {} {}", response.status, response.body.trim()));
@@ -149,7 +150,9 @@ impl Joining<'_> {
         let transport = Transport::new(plan.identity, credentials, &answer, 3, sys::monotonic_ns());
         let milestones = Milestones { posted, answered, ..Milestones::default() };
         let ssrc = u32::from_ne_bytes(transport::random());
-        let viewer = Viewer::new(transport, milestones, room as usize, in_sample, options.nack, ssrc);
+        // It was offered only if it is to be sent.
+        let numbered = answer.extensions.contains(&sdp::TRANSPORT_SEQUENCE_ID);
+        let viewer = Viewer::new(transport, milestones, room as usize, in_sample, options.nack, numbered, ssrc);
         plan.threads[index as usize % plan.threads.len()].add(viewer, socket);
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! now and then, and the first after the measurement began: it tells which of the publisher's packets it is, so that a loss
 //! at the beginning or at the end is seen as well.
 
+mod awake;
 mod cli;
 mod histogram;
 mod http;

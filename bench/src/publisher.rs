@@ -66,7 +66,7 @@ impl Publisher {
         };
         let credentials = transport::credentials();
         let wanted = (options.audio != Audio::Off, options.audio != Audio::Only);
-        let offer = transport::offer(identity, &credentials, options.setup.name(), wanted, Some(sources));
+        let offer = transport::offer(identity, &credentials, options.setup.name(), wanted, Some(sources), true);
         let response = Client::default().request("POST", whip, options.token.as_deref(), Some(&offer))?;
         if response.status != 201 {
             return Err(format!("the publisher was refused: {} {}", response.status, response.body.trim()));

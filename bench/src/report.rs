@@ -130,6 +130,7 @@ pub struct GeneratorReport {
     pub cpu_us_by_thread: Vec<(String, f64)>,
     pub gro: bool,
     pub spin: bool,
+    pub awake: bool,
     /// The generator was what limited, and why.
     pub bottleneck: bool,
     pub bottleneck_reasons: Vec<String>,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use distributary::secure::dtls::Identity;
 
+use crate::awake::Awake;
 use crate::cli::{Audio, Options};
 use crate::http::{Client, Url};
 use crate::join::{self, Plan, wait_for};
@@ -46,6 +47,7 @@ pub fn run(options: &Options) -> Result<String, String> {
     let mut target = target(options, &server_cores)?;
     sys::pin(&own_cores).map_err(|error| format!("cannot run on cores {own_cores:?}: {error}"))?;
     eprintln!("loadgen: server {} on cores {server_cores:?}, generator on {own_cores:?}", target.whip[0]);
+    let _awake = options.awake.then(Awake::start).transpose().map_err(|error| format!("keeping the cores awake: {error}"))?;
     std::thread::sleep(Duration::from_millis(500));
     let idle_rss_kib = target.pid.and_then(process::resident_kib);
 
@@ -306,7 +308,7 @@ impl Target {
     fn server_media_port(&self, options: &Options) -> Option<u16> {
         let identity = Identity::generate().ok()?;
         self.pid?;
-        let offer = transport::offer(&identity, &transport::credentials(), "actpass", (false, true), None);
+        let offer = transport::offer(&identity, &transport::credentials(), "actpass", (false, true), None, false);
         let mut client = Client::default();
         let response = client.request("POST", &self.whep[0], options.token.as_deref(), Some(&offer)).ok()?;
         let port = Answer::read(&response.body).ok()?.address.port();
@@ -482,6 +484,7 @@ fn make_report(options: &Options, target: &Target, publishers: &[Publisher], mea
             cpu_us_by_thread: rounded(&measured.own_cpu.threads),
             gro: !options.no_gro,
             spin: options.spin,
+            awake: options.awake,
             bottleneck: !reasons.is_empty(),
             bottleneck_reasons: reasons,
         },

@@ -39,6 +39,8 @@ pub struct Offer<'a> {
     pub video: bool,
     /// `None` for a viewer.
     pub sources: Option<Sources>,
+    /// Transport-wide feedback is sent (a viewer) or wanted (a publisher).
+    pub feedback: bool,
 }
 
 impl Offer<'_> {
@@ -53,7 +55,8 @@ impl Offer<'_> {
             self.write_media(&mut sdp, "audio", AUDIO_MID, &[OPUS]);
             sdp += &format!(
                 "a=extmap:{AUDIO_LEVEL_ID} urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n\
-                 a=rtpmap:{OPUS} opus/48000/2\r\na=rtcp-fb:{OPUS} transport-cc\r\na=fmtp:{OPUS} minptime=10;useinbandfec=1\r\n"
+                 a=rtpmap:{OPUS} opus/48000/2\r\n{}a=fmtp:{OPUS} minptime=10;useinbandfec=1\r\n",
+                self.rtcp_feedback(OPUS)
             );
             if let Some(sources) = self.sources {
                 sdp += &format!("a=ssrc:{} cname:load\r\na=ssrc:{} msid:load audio\r\n", sources.audio, sources.audio);
@@ -62,9 +65,10 @@ impl Offer<'_> {
         if self.video {
             self.write_media(&mut sdp, "video", VIDEO_MID, &[VP8, VP8_RTX]);
             sdp += &format!(
-                "a=rtcp-rsize\r\na=rtpmap:{VP8} VP8/90000\r\na=rtcp-fb:{VP8} goog-remb\r\na=rtcp-fb:{VP8} transport-cc\r\n\
+                "a=rtcp-rsize\r\na=rtpmap:{VP8} VP8/90000\r\n{}\
                  a=rtcp-fb:{VP8} ccm fir\r\na=rtcp-fb:{VP8} nack\r\na=rtcp-fb:{VP8} nack pli\r\n\
-                 a=rtpmap:{VP8_RTX} rtx/90000\r\na=fmtp:{VP8_RTX} apt={VP8}\r\n"
+                 a=rtpmap:{VP8_RTX} rtx/90000\r\na=fmtp:{VP8_RTX} apt={VP8}\r\n",
+                self.rtcp_feedback(VP8)
             );
             if let Some(Sources { video, video_rtx, .. }) = self.sources {
                 sdp += &format!(
@@ -76,6 +80,11 @@ impl Offer<'_> {
         sdp
     }
 
+    /// A viewer that does not mean to send feedback offers none.
+    fn rtcp_feedback(&self, payload_type: u8) -> String {
+        if self.feedback { format!("a=rtcp-fb:{payload_type} transport-cc\r\n") } else { String::new() }
+    }
+
     fn write_media(&self, sdp: &mut String, kind: &str, mid: &str, payload_types: &[u8]) {
         let Credentials { ufrag, pwd } = self.credentials;
         let formats: Vec<String> = payload_types.iter().map(u8::to_string).collect();
@@ -84,12 +93,15 @@ impl Offer<'_> {
             "m={kind} 9 UDP/TLS/RTP/SAVPF {}\r\nc=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\na=ice-ufrag:{ufrag}\r\n\
              a=ice-pwd:{pwd}\r\na=ice-options:trickle\r\na=fingerprint:{}\r\na=setup:{}\r\na=mid:{mid}\r\n\
              a=extmap:{ABS_SEND_TIME_ID} http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time\r\n\
-             a=extmap:{TRANSPORT_SEQUENCE_ID} http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n\
              a=extmap:{MID_ID} urn:ietf:params:rtp-hdrext:sdes:mid\r\na={direction}\r\n",
             formats.join(" "),
             self.fingerprint,
             self.setup
         );
+        if self.feedback {
+            let uri = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+            *sdp += &format!("a=extmap:{TRANSPORT_SEQUENCE_ID} {uri}\r\n");
+        }
         if self.sources.is_some() {
             *sdp += &format!("a=msid:load {kind}\r\n");
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::awake;
 use crate::join::{self, Plan};
 use crate::process::CpuTime;
 use crate::receiver::{Mode, ReceiverThread};
@@ -29,7 +30,8 @@ pub fn run(plan: Plan, began: &[[u64; 2]]) -> Result<(StormReport, Vec<crate::ht
     let finished = threads[0].finish(began, began)?;
     let times =
         |of: &dyn Fn(&crate::viewer::Milestones) -> Option<u64>| Spread::of(finished.milestones.iter().filter_map(of).collect());
-    let busiest = used.threads.iter().map(|(_, micros)| micros / (seconds * 1e6)).fold(0.0, f64::max);
+    let cores = |micros: &f64| micros / (seconds * 1e6);
+    let threads = || used.threads.iter().filter(|(name, _)| !name.starts_with(awake::NAME)).map(|(_, micros)| cores(micros));
     let report = StormReport {
         viewers,
         rate,
@@ -37,8 +39,8 @@ pub fn run(plan: Plan, began: &[[u64; 2]]) -> Result<(StormReport, Vec<crate::ht
         to_answer_ms: times(&|m| Some(m.answered.saturating_sub(m.posted))),
         to_connected_ms: times(&|m| Some(m.connected?.saturating_sub(m.posted))),
         to_first_packet_ms: times(&|m| Some(m.first_packet?.saturating_sub(m.posted))),
-        generator_cores: thousandths(used.total_us / (seconds * 1e6)),
-        generator_limited: busiest > LOAD_MAX,
+        generator_cores: thousandths(threads().sum()),
+        generator_limited: threads().any(|load| load > LOAD_MAX),
     };
     Ok((report, sessions))
 }

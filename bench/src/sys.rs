@@ -86,6 +86,13 @@ pub fn prioritise() -> bool {
     }
 }
 
+/// Lets the calling thread run only where nothing else wants to. False if the kernel refused.
+pub fn yield_to_all() -> bool {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: no pointers but to `parameters`, which is read; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) == 0 }
+}
+
 /// Makes a command's process run on `cores` only, and end when the calling thread does.
 pub fn bind_child(command: &mut Command, cores: Vec<usize>) {
     let bind = move || {

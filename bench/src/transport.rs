@@ -1,7 +1,7 @@
 //! A client's end of one ICE, DTLS and SRTP transport, without I/O: a full ICE agent with one candidate pair, for an ICE-lite
 //! server or a full one.
 
-use distributary::secure::dtls::{Fingerprint, Handshake, Identity, Role};
+use distributary::secure::dtls::{Association, Fingerprint, Identity, Role};
 use distributary::secure::srtp::{KeyingMaterial, Profile, Receiver, Sender};
 use distributary::units::Micros;
 use distributary::wire::demux::{self, Protocol};
@@ -29,9 +29,17 @@ pub fn credentials() -> Credentials {
     Credentials { ufrag: characters(&random::<8>()), pwd: characters(&random::<24>()) }
 }
 
-pub fn offer(identity: &Identity, credentials: &Credentials, setup: &str, media: (bool, bool), sources: Option<Sources>) -> String {
+/// `media`: audio, video.
+pub fn offer(
+    identity: &Identity,
+    credentials: &Credentials,
+    setup: &str,
+    media: (bool, bool),
+    sources: Option<Sources>,
+    feedback: bool,
+) -> String {
     let fingerprint: Fingerprint = identity.fingerprint();
-    Offer { credentials, fingerprint: &fingerprint, setup, audio: media.0, video: media.1, sources }.write()
+    Offer { credentials, fingerprint: &fingerprint, setup, audio: media.0, video: media.1, sources, feedback }.write()
 }
 
 /// SRTP in both directions.
@@ -68,7 +76,7 @@ pub struct Transport {
     role: Role,
     state: State,
     /// Until connected; for a DTLS server also after that, since its last flight may have to be repeated.
-    handshake: Option<Box<Handshake>>,
+    handshake: Option<Box<Association>>,
     /// What the handshake will be made of.
     waiting: Option<(Identity, Vec<Fingerprint>)>,
     streams: usize,
@@ -212,7 +220,7 @@ impl Transport {
 
     fn start_handshake(&mut self, now: u64, send: &mut dyn FnMut(&[u8])) {
         let Some((identity, fingerprints)) = self.waiting.take() else { return };
-        match Handshake::new(&identity, self.role, fingerprints, micros(now)) {
+        match Association::new(&identity, self.role, fingerprints, micros(now)) {
             Ok(mut handshake) => {
                 drain(&mut handshake, send);
                 self.handshake = Some(Box::new(handshake));
@@ -259,7 +267,7 @@ impl Transport {
     }
 }
 
-fn drain(handshake: &mut Handshake, send: &mut dyn FnMut(&[u8])) {
+fn drain(handshake: &mut Association, send: &mut dyn FnMut(&[u8])) {
     while let Some(datagram) = handshake.poll_transmit() {
         send(&datagram);
     }

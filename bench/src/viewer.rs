@@ -1,8 +1,10 @@
 //! One viewer: a transport and what arrived through it. Without I/O; `receiver` owns the sockets.
 
-use distributary::units::{SequenceNumber, Ssrc};
+use distributary::rtp::transport_cc::Arrivals;
+use distributary::units::{Micros, SequenceNumber, Ssrc};
 use distributary::wire::rtcp::{self, Feedback, ReportBlock};
 use distributary::wire::rtp::Header;
+use distributary::wire::twcc;
 
 use crate::histogram::Histogram;
 use crate::media::{self, Kind};
@@ -85,6 +87,8 @@ pub struct Viewer {
     /// Decrypts everything.
     pub in_sample: bool,
     nack: bool,
+    /// What is told of the path, if anything.
+    arrivals: Option<Box<Arrivals>>,
     ssrc: Ssrc,
     streams: [Stream; 2],
     pub counts: Counts,
@@ -104,13 +108,22 @@ pub struct Arrived {
 }
 
 impl Viewer {
-    pub fn new(transport: Transport, milestones: Milestones, room: usize, in_sample: bool, nack: bool, ssrc: u32) -> Viewer {
+    pub fn new(
+        transport: Transport,
+        milestones: Milestones,
+        room: usize,
+        in_sample: bool,
+        nack: bool,
+        numbered: bool,
+        ssrc: u32,
+    ) -> Viewer {
         Viewer {
             transport,
             milestones,
             room,
             in_sample,
             nack,
+            arrivals: numbered.then(Box::default),
             ssrc: Ssrc(ssrc),
             streams: [Stream { look_at_next: true, ..Stream::default() }, Stream { look_at_next: true, ..Stream::default() }],
             counts: Counts::default(),
@@ -171,8 +184,13 @@ impl Viewer {
             self.counts.damaged += 1;
             return;
         };
+        let number = header.extension(sdp::TRANSPORT_SEQUENCE_ID).and_then(|data| data.try_into().ok()).map(u16::from_be_bytes);
         let (header_len, sequence, ssrc) = (header.header_len, header.sequence_number, header.ssrc.0);
-        let kind = match header.payload_type.0 {
+        let payload_type = header.payload_type.0;
+        if let Some(number) = number {
+            self.report_arrival(SequenceNumber(number), arrived, send);
+        }
+        let kind = match payload_type {
             sdp::OPUS => Kind::Audio,
             sdp::VP8 => Kind::Video,
             sdp::VP8_RTX => return self.handle_retransmission(packet, header_len),
@@ -203,6 +221,23 @@ impl Viewer {
         if look && arrival != Arrival::Duplicate {
             self.look(packet, header_len, kind, arrived);
         }
+    }
+
+    /// Transport-wide feedback, when it is due.
+    fn report_arrival(&mut self, number: SequenceNumber, arrived: Arrived, send: &mut dyn FnMut(&[u8])) {
+        let Some(mut arrivals) = self.arrivals.take() else { return };
+        let now = Micros(arrived.now / 1_000);
+        arrivals.record(number, Micros(arrived.at_socket.unwrap_or(arrived.now) / 1_000));
+        let mut space = [0; 1200];
+        while arrivals.due(now) {
+            let ((base, times), count) = (arrivals.pending(), arrivals.count);
+            let Some((len, covered)) = twcc::write_feedback(&mut space[..1100], self.ssrc, self.ssrc, base, count, times) else {
+                break;
+            };
+            self.send_rtcp(&mut space, len, send);
+            arrivals.reported(covered, now);
+        }
+        self.arrivals = Some(arrivals);
     }
 
     /// Decrypts a packet and checks it.

@@ -65,9 +65,24 @@ fn the_portable_backend_and_a_passive_publisher_lose_nothing() {
     check(&report, 5, 334.0);
 }
 
+/// The server estimates, paces and probes, which it does as the first packets go; on a path without limit that costs no packet.
 #[test]
-fn audio_alone() {
-    check(&run(&["--viewers", "3", "--seconds", "2", "--settle", "0", "--audio", "only", "--sample", "1"]), 3, 50.0);
+fn viewers_that_tell_of_their_paths_lose_nothing() {
+    let report = run(&["--viewers", "5", "--seconds", "3", "--settle", "0", "--feedback", "transport-cc"]);
+    check(&report, 5, 334.0);
+    assert!(number(&report, "/retransmissions") > 0.0, "probes: {report}");
+}
+
+#[test]
+fn audio_alone_with_cores_kept_awake() {
+    let report = run(&["--viewers", "3", "--seconds", "2", "--settle", "0", "--audio", "only", "--sample", "1", "--awake"]);
+    check(&report, 3, 50.0);
+    // What keeps a core awake takes all that is left of it, and is the generator's own, not another process'.
+    let threads = report["generator"]["cpu_us_by_thread"].as_array().unwrap();
+    let awake: f64 =
+        threads.iter().filter(|t| t[0].as_str().unwrap().starts_with("lg-awake")).map(|t| t[1].as_f64().unwrap()).sum();
+    let (cores, other) = (number(&report, "/machine/cores"), number(&report, "/machine/other_cores"));
+    assert!(awake > 0.2 * 2e6 * cores && other < cores / 2.0, "{awake} µs, and {other} of {cores} cores");
 }
 
 #[test]

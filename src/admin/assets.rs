@@ -14,7 +14,7 @@ macro_rules! files {
 /// Every file of the page. `index.html` is at `/`, the others at their names.
 const FILES: &[(&str, &[u8])] = files! {
     "index.html" "style.css" "favicon.svg" "app.js" "activity.js" "delta.js" "explain.js" "graph.js" "rooms.js" "source.js"
-    "stats.js" "test-worker.js" "testcard.js" "whip.js"
+    "stats.js" "test-worker.js" "testcard.js" "unwatched.js" "whip.js"
 };
 
 /// The page loads nothing from elsewhere and runs nothing inline; another site must not frame it.

@@ -34,6 +34,7 @@ pub enum ConfigError {
     NoKeys,
     HalfTls { missing: &'static str },
     BadFile { key: &'static str, file: PathBuf, reason: String },
+    BadFolder { key: &'static str, folder: PathBuf, reason: String },
     Empty { key: &'static str, wanted: &'static str },
     Cores { cores: usize, workers: usize },
     CoreAbsent { core: usize, available: Vec<usize> },
@@ -66,6 +67,9 @@ impl fmt::Display for ConfigError {
             }
             BadFile { key, file, reason } => {
                 write!(f, "{key} = {:?} must be a readable file: {reason}", file.display().to_string())
+            }
+            BadFolder { key, folder, reason } => {
+                write!(f, "{key} = {:?} must be a folder that can be written to: {reason}", folder.display().to_string())
             }
             Empty { key, wanted } => write!(f, "{key} = [] must have {wanted}"),
             Cores { cores, workers } => {

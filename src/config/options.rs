@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, Steer};
+use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordSync, Steer};
 use crate::limits;
 use crate::rtp::config::Codec;
 
@@ -115,6 +115,8 @@ options! {
         "Whether the packets of a video frame wait for each other, so that they leave as one train. off: never. frame: always, which carries the most viewers. adaptive: the busier a worker is.";
     media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",
         "Milliseconds that a packet waits for the rest of its frame at most.";
+    media_bandwidth_estimation: Estimation = Estimation::On, "media.bandwidth_estimation", Some("bandwidth-estimation"), ANY, "\"on\"",
+        "Whether viewers are asked what their paths carry (transport-wide feedback, RFC 8888's, or REMB), and what they are sent is paced accordingly. off: everything leaves at once, as it comes.";
     media_spin_us: u16 = 0, "media.spin_us", Some("spin-us"), (0, 50_000), "0",
         "Microseconds that a worker goes on looking for packets before it sleeps. It saves the time to wake up, and takes a core whole while there is traffic: for workers with cores of their own. Not counted as load.";
     media_external_ips: Vec<IpAddr> = Vec::new(), "media.external_ips", Some("external-ip"), ANY, "[\"203.0.113.7\"]",
@@ -133,6 +135,12 @@ options! {
     ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,
         "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
         "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";
+    record_folder: Option<PathBuf> = None, "record.folder", Some("record-folder"), ANY, "\"/var/lib/distributary/recordings\"",
+        "Folder to record into: each publisher of a matching room becomes a WebM or Matroska file and a JSON-lines file of events. Unset: nothing is recorded.";
+    record_rooms: Vec<String> = vec!["*".into()], "record.rooms", Some("record-room"), ANY, "[\"lesson-*\", \"stage\"]",
+        "Names of rooms to record, where record.folder is set; * stands for any characters.";
+    record_sync: RecordSync = RecordSync::End, "record.sync", Some("record-sync"), ANY, "\"end\"",
+        "When a recording is forced to the disk. cluster: about once a second, so that a power cut loses no more than a crash of the server does. end: when the file ends.";
     log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",
         "Log lines for people, or one JSON object each.";
     log_level: String = "info".into(), "log.level", Some("log-level"), ANY, "\"info\"",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, Steer, TlsFiles};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, TlsFiles};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -65,6 +65,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         huge_pages: settings.media_huge_pages,
         hold: settings.media_hold,
         max_hold: Micros::from_millis(settings.media_max_hold_ms as u64),
+        estimation: settings.media_bandwidth_estimation,
         spin: Micros(settings.media_spin_us as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
         keys,
@@ -73,6 +74,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         room_sessions_max: settings.limits_room_sessions.min(settings.limits_sessions),
         load_max: settings.limits_load as u64,
         codecs: settings.media_codecs.clone(),
+        record: record(settings)?,
         log: LogPlan { format: settings.log_format, level: settings.log_level.clone() },
         warnings,
     })
@@ -102,6 +104,20 @@ fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
             Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() }))
         }
     }
+}
+
+/// What is recorded. The folder is made if it is not there.
+fn record(settings: &Settings) -> Result<Option<RecordPlan>, ConfigError> {
+    let Some(folder) = &settings.record_folder else { return Ok(None) };
+    if settings.record_rooms.is_empty() {
+        return Err(ConfigError::Empty { key: "record.rooms", wanted: "at least one name or pattern where record.folder is set" });
+    }
+    let bad = |reason: String| ConfigError::BadFolder { key: "record.folder", folder: folder.clone(), reason };
+    std::fs::create_dir_all(folder).map_err(|error| bad(error.to_string()))?;
+    let trial = folder.join(format!(".trial-{}", std::process::id()));
+    File::create(&trial).and_then(|_| std::fs::remove_file(&trial)).map_err(|error| bad(error.to_string()))?;
+    let rooms = settings.record_rooms.iter().cloned().map(RoomPattern).collect();
+    Ok(Some(RecordPlan { folder: folder.clone(), rooms, sync: settings.record_sync }))
 }
 
 /// How many workers, and on which cores. The first core is left to the slow path and the kernel's interrupts, which land
@@ -214,6 +230,11 @@ mod tests {
         assert!(matches!(plan(&codecs, false), Err(ConfigError::Empty { .. })));
         let many = plan(&Settings { media_workers: 64, ..closed() }, false).unwrap();
         assert!(many.workers == 64 && many.cores.is_empty() && many.warnings.iter().any(|warning| warning.contains("not pinned")));
+        let recorded = Settings { record_folder: Some("/dev/null/recordings".into()), ..closed() };
+        let error = plan(&recorded, false).unwrap_err().to_string();
+        assert!(error.starts_with("record.folder = \"/dev/null/recordings\" must be a folder"), "{error}");
+        let nothing = Settings { record_folder: Some(std::env::temp_dir()), record_rooms: vec![], ..closed() };
+        assert!(plan(&nothing, false).unwrap_err().to_string().starts_with("record.rooms = []"));
         let level = Settings { log_level: "a=b=c".into(), ..closed() };
         assert!(plan(&level, false).unwrap_err().to_string().starts_with("log.level = \"a=b=c\""));
     }

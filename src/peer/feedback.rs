@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::Peer;
+use super::path::Path;
 use crate::limits::{MEDIA_PER_PEER, NACKS_PER_PACKET};
 use crate::mem::PacketMut;
 use crate::metrics::DropReason;
@@ -26,10 +27,12 @@ pub struct Requests {
     /// Sequence numbers asked for that no longer lead anywhere.
     pub too_old: u64,
     pub nacks: u64,
-    /// Tracks of which a key frame is wanted.
-    pub key_frames: ArrayVec<TrackId, MEDIA_PER_PEER>,
-    /// New clocks of tracks this session publishes.
-    pub clocks: ArrayVec<(TrackId, SenderClock), MEDIA_PER_PEER>,
+    /// Messages taken about the path.
+    pub path_feedback: u64,
+    /// Tracks, and encodings of them, of which a key frame is wanted.
+    pub key_frames: ArrayVec<(TrackId, u8), MEDIA_PER_PEER>,
+    /// New clocks of the tracks, and their encodings, that this session publishes.
+    pub clocks: ArrayVec<(TrackId, u8, SenderClock), MEDIA_PER_PEER>,
 }
 
 impl Requests {
@@ -37,7 +40,7 @@ impl Requests {
         self.retransmissions.clear();
         self.key_frames.clear();
         self.clocks.clear();
-        (self.too_old, self.nacks) = (0, 0);
+        (self.too_old, self.nacks, self.path_feedback) = (0, 0, 0);
     }
 }
 
@@ -48,9 +51,27 @@ impl Peer {
         let len = keys.inbound.unprotect_rtcp(packet.bytes_mut())?;
         self.last_heard = now;
         packet.truncate(len);
+        let mut outcome = Ok(());
         for part in rtcp::packets(packet.bytes())? {
-            self.take_in(&part?, now, requests);
+            match part? {
+                Feedback::TransportWide(feedback) => {
+                    outcome = outcome.and(self.told(requests, |path| path.report(feedback.bytes, now)))
+                }
+                Feedback::CongestionControl(feedback) => {
+                    outcome = outcome.and(self.told(requests, |path| path.ccfb(feedback.bytes, now)))
+                }
+                Feedback::Remb(remb) => outcome = outcome.and(self.told(requests, |path| path.remb(remb.bitrate, now))),
+                part => self.take_in(&part, now, requests),
+            }
         }
+        outcome
+    }
+
+    /// A viewer tells of its path. Where nothing was agreed, nobody listens.
+    fn told(&mut self, requests: &mut Requests, tell: impl FnOnce(&mut Path) -> Result<(), DropReason>) -> Result<(), DropReason> {
+        let Some(path) = self.path.as_deref_mut() else { return Ok(()) };
+        tell(path)?;
+        requests.path_feedback += 1;
         Ok(())
     }
 
@@ -83,6 +104,12 @@ impl Peer {
                     }
                 }
             }
+            Feedback::ExtendedReport(report) => {
+                let Some(inbound) = self.inbound.as_deref_mut() else { return };
+                for answer in report.delays_since_last_rr().filter(|answer| answer.ssrc == self.rtcp_ssrc) {
+                    inbound.reference_answered(&answer, now);
+                }
+            }
             Feedback::Pli(pli) => self.key_frame_asked(pli.media_ssrc, requests),
             Feedback::Fir(fir) => {
                 for (ssrc, _) in fir.entries() {
@@ -96,14 +123,18 @@ impl Peer {
     fn reported(&mut self, block: &rtcp::ReportBlock, now: Micros) {
         if let Some(sender) = self.senders.iter_mut().find(|sender| sender.media_ssrc() == block.ssrc) {
             sender.reported(block, now);
+            self.senders.iter_mut().for_each(|sender| sender.path_lost(block.fraction_lost));
         }
     }
 
     fn key_frame_asked(&mut self, ssrc: crate::units::Ssrc, requests: &mut Requests) {
         if let Some(sender) = self.senders.iter_mut().find(|sender| sender.media_ssrc() == ssrc) {
             sender.stats.key_frame_requests += 1;
-            if let Some(binding) = sender.binding() {
-                let _ = requests.key_frames.try_push(binding.track);
+            // Of the encoding it sees; of the one it is going to if it sees none.
+            let flowing = sender.flowing().map(|(source, ..)| source.encoding);
+            let encoding = flowing.or(sender.target().map(|target| target.encoding));
+            if let (Some(binding), Some(encoding)) = (sender.binding(), encoding) {
+                let _ = requests.key_frames.try_push((binding.track, encoding));
             }
         }
     }

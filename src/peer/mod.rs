@@ -3,10 +3,12 @@
 //! A [`Peer`] is made by the control plane, boxed, handed to the worker that claims it, and given back boxed when it ends.
 //! Nothing here does I/O: functions take `now` and a batch to write into, and return what the worker has to do next.
 //!
-//! A packet on its way to a receiver touches one cache line of its `Peer` and three of its [`Sender`], and at most nine with its
-//! key in [`srtp`]: the layouts are asserted where they are declared.
+//! A packet on its way to a receiver touches two cache lines of its `Peer` and three of its [`Sender`], and at most nine with its
+//! key in [`srtp`]; where the path's bandwidth is estimated, two of its [`Path`] and one of that one's history too. The layouts are
+//! asserted where they are declared.
 
 pub mod feedback;
+pub mod path;
 pub mod receive;
 pub mod send;
 
@@ -20,6 +22,7 @@ use crate::mem::SendBatch;
 use crate::rtp::config::MediaConfig;
 use crate::secure::srtp;
 use crate::units::{Micros, PeerId, Ssrc, TrackId};
+use path::Path;
 use receive::Inbound;
 use send::Sender;
 
@@ -32,7 +35,7 @@ pub struct Keys {
 
 const _: () = assert!(offset_of!(Keys, outbound) == 0);
 
-/// One session. The first cache line is all that sending to it touches here.
+/// One session. The first cache line is all that sending to it touches here, and for a viewer that tells of its path the next.
 #[repr(C, align(64))]
 pub struct Peer {
     /// Where packets go: the remote end of the candidate pair of the last nominating check.
@@ -43,6 +46,8 @@ pub struct Peer {
     pub turn_mark: u64,
 
     pub id: PeerId,
+    /// What is known of the way to a viewer, if it tells.
+    pub path: Option<Box<Path>>,
     /// Remote addresses that passed an authenticated check, newest last.
     checked: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
     /// The last authentic word of the client.
@@ -73,12 +78,14 @@ impl Peer {
     pub fn new(id: PeerId, media: &[MediaConfig], tracks: &[TrackId], rtcp_ssrc: Ssrc, mut seed: impl FnMut() -> u64) -> Self {
         let inbound = (!tracks.is_empty()).then(|| Box::new(Inbound::new(media, tracks)));
         let senders = media.iter().filter_map(|media| Sender::new(media, seed())).collect();
+        let path = Path::new(media, seed());
         Peer {
             address: None,
             keys: None,
             senders,
             turn_mark: 0,
             id,
+            path,
             checked: ArrayVec::new(),
             last_heard: Micros::ZERO,
             inbound,

@@ -6,19 +6,23 @@
 use arrayvec::ArrayVec;
 
 use super::Peer;
-use crate::limits::{KEY_FRAME_REQUEST_MILLIS_MIN, STREAMS_PER_PEER};
+use crate::limits::{KEY_FRAME_REQUEST_MILLIS_MIN, QUALITIES_MAX, RED_BLOCKS_READ, STREAMS_PER_PEER, TEMPORAL_LAYERS_MAX};
 use crate::mem::{PacketMut, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::config::{Codec, CodecConfig, Direction, MediaConfig, MediaKind};
+use crate::rtp::layers::{Layers, Meter, WINDOW};
+use crate::rtp::level::{Level, Levels};
 use crate::rtp::media::{ExtensionRange, Media};
 use crate::rtp::nack::Missing;
 use crate::rtp::reception::{Arrival, Reception};
-use crate::rtp::report::{SenderClock, compact};
+use crate::rtp::red::{self, Part, Stamp};
+use crate::rtp::report::{LastReport, SenderClock, compact, reference_time};
 use crate::rtp::transport_cc::Arrivals;
-use crate::units::{Micros, SequenceNumber, Ssrc, TrackId};
+use crate::units::{Micros, RtpTime, SequenceNumber, Ssrc, TrackId};
 use crate::wire::extension::ExtensionKind;
+use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
-use crate::wire::{av1, h264, rtcp, rtp, twcc, vp8, vp9};
+use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -43,20 +47,27 @@ struct Stream {
     layer: u8,
     reception: Reception,
     missing: Missing,
+    /// The newest packet.
+    newest: Option<Stamp>,
     key_frame_wanted: bool,
     key_frame_requested: Option<Micros>,
+    /// The last key frame: only its first packet says what it is.
+    key_frame_at: Option<RtpTime>,
     clock: Option<SenderClock>,
-    bytes_at_choice: u64,
+    meter: Meter,
+    /// More than one spatial layer has been seen.
+    scalable: bool,
+    /// Which of the readers of dependency descriptors is its.
+    reader: Option<u8>,
+    /// Where its newest described packet stands among the layers.
+    layer_told: Layer,
 }
 
 /// One m-line the client sends on.
 struct Line {
     config: MediaConfig,
     track: TrackId,
-    /// The stream that is forwarded, of several simulcast layers.
-    active: Option<u8>,
-    /// The stream that will be, from its next key frame on.
-    target: Option<u8>,
+    layers: Layers,
 }
 
 impl Line {
@@ -69,8 +80,17 @@ impl Line {
 pub struct Inbound {
     lines: Vec<Line>,
     streams: ArrayVec<Stream, STREAMS_PER_PEER>,
+    /// What is kept of the dependency descriptors of each stream that may have them: as many as there is room for.
+    readers: Vec<dependency::Reader>,
     arrivals: Arrivals,
     next_report: Micros,
+    measured: Micros,
+    /// The last reference time sent, and the round trip that its answer told.
+    reference: LastReport,
+    round_trip: Option<Micros>,
+    /// What the last packet of sound repeats of earlier ones (RFC 2198), and those among them that had been lost.
+    redundant: ArrayVec<Part, RED_BLOCKS_READ>,
+    recovered: ArrayVec<Media, RED_BLOCKS_READ>,
     pub stats: InboundStats,
 }
 
@@ -83,18 +103,31 @@ pub struct InboundStats {
     pub nacks: u64,
     pub key_frame_requests: u64,
     pub lost: u64,
+    /// By the publisher's answers to extended reports; zero until there is one.
+    pub round_trip: Micros,
+    /// How loud its sound is.
+    pub levels: Levels,
 }
 
 impl Inbound {
     pub(super) fn new(media: &[MediaConfig], tracks: &[TrackId]) -> Self {
         let sent = media.iter().filter(|media| media.direction == Direction::RecvOnly);
         let lines =
-            sent.zip(tracks).map(|(config, track)| Line { config: config.clone(), track: *track, active: None, target: None });
+            sent.zip(tracks).map(|(config, track)| Line { config: config.clone(), track: *track, layers: Layers::default() });
+        let lines: Vec<Line> = lines.collect();
+        let described =
+            lines.iter().filter(|line| line.config.extensions.id(ExtensionKind::DependencyDescriptor).is_some()).count();
         Inbound {
-            lines: lines.collect(),
+            lines,
             streams: ArrayVec::new(),
+            readers: Vec::with_capacity(described * QUALITIES_MAX),
             arrivals: Arrivals::default(),
             next_report: Micros::ZERO,
+            measured: Micros::ZERO,
+            reference: LastReport::default(),
+            round_trip: None,
+            redundant: ArrayVec::new(),
+            recovered: ArrayVec::new(),
             stats: InboundStats::default(),
         }
     }
@@ -103,36 +136,89 @@ impl Inbound {
         self.lines.iter().map(|line| line.track)
     }
 
-    /// The last sender report of the stream that is being forwarded.
-    pub fn clock(&self, track: TrackId) -> Option<SenderClock> {
-        let line = self.lines.iter().find(|line| line.track == track)?;
-        self.streams.get(line.active? as usize)?.clock
+    /// The last sender reports of a track's encodings.
+    pub fn clocks(&self, track: TrackId) -> [Option<SenderClock>; QUALITIES_MAX] {
+        let mut clocks = [None; QUALITIES_MAX];
+        for stream in self.media_streams(track) {
+            if let Some(place) = clocks.get_mut(stream.layer as usize) {
+                *place = stream.clock;
+            }
+        }
+        clocks
     }
 
-    /// Somebody needs a key frame of this track.
-    pub fn want_key_frame(&mut self, track: TrackId) {
-        let Some(line) = self.lines.iter().find(|line| line.track == track && line.config.kind == MediaKind::Video) else { return };
-        for index in [line.active, line.target].into_iter().flatten() {
-            if let Some(stream) = self.streams.get_mut(index as usize) {
+    /// What flows of the first video.
+    pub fn video_layers(&self) -> Option<Layers> {
+        self.lines.iter().find(|line| line.config.kind == MediaKind::Video).map(|line| line.layers)
+    }
+
+    fn media_streams(&self, track: TrackId) -> impl Iterator<Item = &Stream> {
+        let line = self.lines.iter().position(|line| line.track == track);
+        self.streams.iter().filter(move |stream| stream.role == Role::Media && Some(stream.media as usize) == line)
+    }
+
+    /// Somebody needs a key frame of an encoding of this track.
+    pub fn want_key_frame(&mut self, track: TrackId, encoding: u8) {
+        let Some(line) = self.lines.iter().position(|line| line.track == track && line.config.kind == MediaKind::Video) else {
+            return;
+        };
+        for stream in &mut self.streams {
+            if stream.role == Role::Media && stream.media as usize == line && stream.layer == encoding {
                 stream.key_frame_wanted = true;
             }
         }
     }
 
-    /// Notes a sender report. Returns the track whose forwarded stream it is about.
+    /// What flows of each track, counted anew when it is time for it; a track and its layers for each call of `tell`.
+    pub fn measure(&mut self, now: Micros, mut tell: impl FnMut(TrackId, Layers)) {
+        let elapsed = Micros(now.since(self.measured));
+        if elapsed < WINDOW {
+            return;
+        }
+        self.measured = now;
+        for stream in &mut self.streams {
+            stream.meter.window(elapsed);
+        }
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            let streams = || self.streams.iter().filter(|stream| stream.role == Role::Media && stream.media as usize == index);
+            // All silent: a pause, not an encoding that was switched off.
+            let any = streams().any(|stream| !stream.meter.is_silent());
+            let mut rates = [[0; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX];
+            let mut scalable = false;
+            for stream in streams().filter(|stream| !stream.meter.is_silent() || !any) {
+                if stream.scalable {
+                    (rates, scalable) = (stream.meter.rates(), true);
+                } else if let Some(place) = rates.get_mut(stream.layer as usize) {
+                    *place = stream.meter.rates()[0];
+                }
+            }
+            line.layers = Layers::new(rates, scalable).after(&line.layers);
+            tell(line.track, line.layers);
+        }
+    }
+
+    /// Notes a sender report. Returns the track and the encoding it is about.
     pub(super) fn sender_report(
         &mut self,
         ssrc: Ssrc,
         ntp: u64,
         rtp: crate::units::RtpTime,
         now: Micros,
-    ) -> Option<(TrackId, SenderClock)> {
+    ) -> Option<(TrackId, u8, SenderClock)> {
         let index = self.streams.iter().position(|stream| stream.ssrc == ssrc)?;
         let stream = &mut self.streams[index];
         let clock = SenderClock { stream: index as u8, ntp, rtp, at: now };
         stream.clock = Some(clock);
-        let line = self.lines.get(stream.media as usize)?;
-        (line.active == Some(index as u8)).then_some((line.track, clock))
+        Some((self.lines.get(stream.media as usize)?.track, stream.layer, clock)).filter(|_| stream.role == Role::Media)
+    }
+
+    /// Notes the publisher's answer to a reference time (RFC 3611 §4.5).
+    pub(super) fn reference_answered(&mut self, answer: &rtcp::DelaySinceLastRr, now: Micros) {
+        let Some(sample) = self.reference.round_trip(answer.last_rr, answer.delay, now) else { return };
+        // Half and half: one a second comes.
+        let smooth = self.round_trip.map_or(sample, |before| Micros((before.0 + sample.0) / 2));
+        (self.round_trip, self.stats.round_trip) = (Some(smooth), smooth);
+        self.streams.iter_mut().for_each(|stream| stream.missing.reported(smooth));
     }
 
     /// Finds or makes the stream of an SSRC whose packet was authenticated.
@@ -142,17 +228,32 @@ impl Inbound {
         }
         let (media, role, layer) = self.resolve(header)?;
         let clock_rate = self.lines[media].codec().map_or(90_000, |codec| codec.clock_rate);
+        let mut missing = Missing::default();
+        if let Some(round_trip) = self.round_trip {
+            missing.reported(round_trip);
+        }
+        let described = self.lines[media].config.extensions.id(ExtensionKind::DependencyDescriptor).is_some();
+        let room = self.readers.len() < self.readers.capacity() && self.streams.len() < STREAMS_PER_PEER;
+        let reader = (described && role == Role::Media && room).then_some(self.readers.len() as u8);
+        if reader.is_some() {
+            self.readers.push(dependency::Reader::default());
+        }
         let stream = Stream {
             ssrc: header.ssrc,
             media: media as u8,
             role,
             layer,
             reception: Reception::new(clock_rate),
-            missing: Missing::default(),
+            missing,
+            newest: None,
             key_frame_wanted: false,
             key_frame_requested: None,
+            key_frame_at: None,
             clock: None,
-            bytes_at_choice: 0,
+            meter: Meter::default(),
+            scalable: false,
+            reader,
+            layer_told: Layer::default(),
         };
         self.streams.try_push(stream).map_err(|_| DropReason::SsrcLimit)?;
         Ok(self.streams.len() - 1)
@@ -167,7 +268,7 @@ impl Inbound {
         let index = self.line_of(header).ok_or(DropReason::SsrcUnknown)?;
         let line = &self.lines[index];
         let codec = line.codec().ok_or(DropReason::PayloadTypeUnknown)?;
-        let (kind, is_rtx) = if header.payload_type == codec.payload_type {
+        let (kind, is_rtx) = if codec.is_media(header.payload_type) {
             (ExtensionKind::Rid, false)
         } else if codec.rtx == Some(header.payload_type) {
             (ExtensionKind::RepairedRid, true)
@@ -200,8 +301,8 @@ impl Inbound {
         });
         by_mid.or_else(|| {
             let takes = |line: &Line| {
-                line.codec()
-                    .is_some_and(|codec| codec.payload_type == header.payload_type || codec.rtx == Some(header.payload_type))
+                let given = header.payload_type;
+                line.codec().is_some_and(|codec| codec.is_media(given) || codec.rtx == Some(given))
             };
             let mut candidates = (0..self.lines.len()).filter(|index| takes(&self.lines[*index]));
             candidates.next().filter(|_| candidates.next().is_none())
@@ -217,53 +318,19 @@ impl Inbound {
         Ok(Role::Retransmission { of: original.ok_or(DropReason::RtxMalformed)? as u8 })
     }
 
-    /// Chooses the stream to forward of an m-line for a packet of `index`; true if this packet is forwarded.
-    fn choose(&mut self, index: usize, key_frame: bool) -> bool {
-        let line = &mut self.lines[self.streams[index].media as usize];
-        if line.target == Some(index as u8) && (key_frame || line.config.kind == MediaKind::Audio) {
-            (line.active, line.target) = (line.target, None);
-        }
-        *line.active.get_or_insert(index as u8) == index as u8
-    }
-
-    /// Once a second: of several simulcast layers, the one with the most bytes is forwarded; what a publisher has stopped
-    /// sending is left for one that flows.
-    fn rechoose(&mut self) {
-        for (line_index, line) in self.lines.iter_mut().enumerate() {
-            let mut best: Option<(u64, u8)> = None;
-            let mut active_bytes = 0;
-            for (index, stream) in self.streams.iter_mut().enumerate() {
-                if stream.media as usize != line_index || stream.role != Role::Media {
-                    continue;
-                }
-                let bytes = stream.reception.bytes() - stream.bytes_at_choice;
-                stream.bytes_at_choice = stream.reception.bytes();
-                if line.active == Some(index as u8) {
-                    active_bytes = bytes;
-                }
-                if best.is_none_or(|(most, _)| bytes > most) {
-                    best = Some((bytes, index as u8));
-                }
-            }
-            // A quarter more, so that two similar layers do not take turns.
-            if let Some((bytes, index)) = best
-                && line.active.is_some_and(|active| active != index)
-                && bytes > active_bytes + active_bytes / 4
-            {
-                line.target = Some(index);
-                self.streams[index as usize].key_frame_wanted = line.config.kind == MediaKind::Video;
-            }
-        }
-    }
-
-    /// Takes an authenticated, decrypted packet in. None if it is not forwarded (another simulcast layer).
-    fn receive(&mut self, mut packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Option<Media>, DropReason> {
+    /// Takes an authenticated, decrypted packet in.
+    fn receive(&mut self, mut packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Media, DropReason> {
+        self.redundant.clear();
+        self.recovered.clear();
         let header = rtp::Header::parse(packet.bytes())?;
         let mut index = self.stream_of(&header)?;
         let line = &self.lines[self.streams[index].media as usize];
         let transport_sequence = line.config.extensions.id(ExtensionKind::TransportSequence).and_then(|id| header.extension(id));
         if let Some(&[high, low]) = transport_sequence {
             self.arrivals.record(SequenceNumber(u16::from_be_bytes([high, low])), now);
+        }
+        if contradicts(line, &self.streams[index], &header) {
+            return Err(DropReason::RidChanged);
         }
         let mut retransmitted = false;
         if let Role::Retransmission { of } = self.streams[index].role {
@@ -275,14 +342,22 @@ impl Inbound {
             restore_original(&mut packet, payload, self.streams[index].ssrc, &codec)?;
             retransmitted = true;
         }
-        let (media, arrival) = self.admit(packet, index, retransmitted, now)?;
+        let (media, arrival) = self.admit(packet, index, retransmitted, now, metrics)?;
         self.stats.packets += 1;
         self.stats.octets += media.payload_len as u64;
+        let level = media.extensions.iter().find(|range| range.kind == ExtensionKind::AudioLevel);
+        if let Some(level) = level.and_then(|range| Level::parse(media.extension(range))) {
+            self.stats.levels.record(level, now);
+        }
         let stream = &mut self.streams[index];
+        let before = stream.newest;
+        if matches!(arrival, Arrival::Next { .. }) {
+            stream.newest = Some(Stamp { sequence: media.sequence, timestamp: media.timestamp });
+        }
         match arrival {
             Arrival::Next { gap } if gap > 0 => stream.missing.gap(media.sequence, gap, now),
             Arrival::Late => {
-                let asked = stream.missing.filled(media.sequence, now);
+                let asked = stream.missing.filled(media.sequence, retransmitted, now);
                 if asked || retransmitted {
                     self.stats.recovered += 1;
                     metrics.add(Counter::Recovered, 1);
@@ -293,24 +368,83 @@ impl Inbound {
         if media.key_frame {
             stream.key_frame_wanted = false;
             stream.missing.forget_before(media.sequence);
+            stream.key_frame_at = Some(media.timestamp);
         }
+        let of_key_frame = stream.key_frame_at == Some(media.timestamp);
+        let carried: usize = self.redundant.iter().map(Part::size).sum();
+        stream.meter.packet(media.layer.spatial, media.layer.temporal, of_key_frame, media.packet.bytes().len() - carried);
+        stream.scalable |= media.layer.spatial > 0;
         metrics.add(Counter::MediaReceived, 1);
-        Ok(self.choose(index, media.key_frame).then_some(media))
+        if !self.redundant.is_empty() {
+            self.recover(&media, before, metrics);
+        }
+        Ok(media)
+    }
+
+    /// Finds what had been lost among what `media` repeats; `before`: the newest packet until then. It goes on as if it had arrived,
+    /// but for its header extensions, which are not repeated: it says nothing of how loud it is, and the levels are those of the
+    /// packets around it. Nothing is copied, all parts of a datagram share it.
+    fn recover(&mut self, media: &Media, before: Option<Stamp>, metrics: &WorkerMetrics) {
+        let stream = &mut self.streams[media.stream as usize];
+        let codec = self.lines[stream.media as usize].codec();
+        let carrier = Stamp { sequence: media.sequence, timestamp: media.timestamp };
+        for (rank, block) in (1..=self.redundant.len() as u64).rev().zip(&self.redundant) {
+            if block.len == 0 || codec.is_none_or(|codec| codec.payload_type != block.payload_type) {
+                continue;
+            }
+            let Some(origin) = block.origin(rank, carrier, before) else { continue };
+            // It is not asked for any more, and if it still comes it is a duplicate.
+            if !stream.missing.recovered(origin.sequence) {
+                continue;
+            }
+            stream.reception.recovered(origin.sequence);
+            stream.meter.packet(0, 0, false, block.size());
+            self.stats.packets += 1;
+            self.stats.octets += block.len as u64;
+            self.stats.recovered += 1;
+            metrics.add(Counter::Recovered, 1);
+            self.recovered.push(Media {
+                header_len: block.start,
+                payload_len: block.len,
+                marker: false,
+                sequence: origin.sequence,
+                timestamp: origin.timestamp,
+                extensions: ArrayVec::new(),
+                ..media.clone()
+            });
+        }
     }
 
     /// Reads a packet of a media stream and counts it in.
-    fn admit(&mut self, packet: PacketMut, index: usize, retransmitted: bool, now: Micros) -> Result<(Media, Arrival), DropReason> {
+    fn admit(
+        &mut self,
+        packet: PacketMut,
+        index: usize,
+        retransmitted: bool,
+        now: Micros,
+        metrics: &WorkerMetrics,
+    ) -> Result<(Media, Arrival), DropReason> {
         let stream = &mut self.streams[index];
         let line = &self.lines[stream.media as usize];
         let codec = line.codec().ok_or(DropReason::PayloadTypeUnknown)?;
         let header = rtp::Header::parse(packet.bytes())?;
-        if header.payload_type != codec.payload_type {
+        if !codec.is_media(header.payload_type) {
             return Err(DropReason::PayloadTypeUnknown);
         }
-        let payload = header.payload_range(packet.bytes()).ok_or(DropReason::RtpMalformed)?;
-        let (key_frame, picture) = match packet.bytes().get(payload.clone()) {
-            Some(bytes) if !bytes.is_empty() => describe(codec.codec, bytes)?,
-            _ => (false, PictureIds::default()),
+        let mut payload = header.payload_range(packet.bytes()).ok_or(DropReason::RtpMalformed)?;
+        if codec.red == Some(header.payload_type) {
+            let bytes = packet.bytes().get(payload.clone()).unwrap_or_default();
+            let parts = red::parse(bytes, header.payload_type).ok_or(DropReason::RedMalformed)?;
+            if parts.primary.payload_type != codec.payload_type {
+                return Err(DropReason::PayloadTypeUnknown);
+            }
+            let blocks = parts.redundant.into_iter();
+            self.redundant = blocks.map(|block| Part { start: block.start + payload.start as u16, ..block }).collect();
+            payload.start += parts.primary.start as usize;
+        }
+        let (key_frame, picture, mut layer) = match packet.bytes().get(payload.clone()) {
+            Some(bytes) if !bytes.is_empty() => describe(codec.codec, bytes, header.marker)?,
+            _ => Default::default(),
         };
         let mut extensions = ArrayVec::new();
         for (id, range) in header.extension_ranges() {
@@ -321,8 +455,7 @@ impl Inbound {
                 break;
             }
         }
-        let (number, timestamp, marker, header_len) =
-            (header.sequence_number, header.timestamp, header.marker, header.header_len as u16);
+        let (number, timestamp, marker) = (header.sequence_number, header.timestamp, header.marker);
         let (sequence, arrival) = stream.reception.receive(number, packet.bytes().len());
         match arrival {
             Arrival::Duplicate => return Err(DropReason::Duplicate),
@@ -332,13 +465,33 @@ impl Inbound {
         if !retransmitted {
             stream.reception.transit(timestamp, now);
         }
+        let mut dependency = None;
+        if let Some(reader) = stream.reader.and_then(|reader| self.readers.get_mut(reader as usize)) {
+            let range = extensions.iter().find(|range: &&ExtensionRange| range.kind == ExtensionKind::DependencyDescriptor);
+            let data = range.and_then(|range| packet.bytes().get(range.start as usize..)?.get(..range.len as usize));
+            match data.map(|data| reader.read(data, timestamp)) {
+                Some(Ok(descriptor)) => {
+                    (layer, dependency) = (descriptor.layer(), descriptor.forwarding());
+                    stream.layer_told = layer;
+                }
+                // What says nothing of its layer is taken to be of the same as the one before.
+                told => {
+                    layer = Layer { start_of_frame: false, end_of_frame: marker, ..stream.layer_told };
+                    if let Some(Err(reason)) = told {
+                        metrics.count_drop(reason);
+                    }
+                }
+            }
+        }
         let media = Media {
             track: line.track,
             packet: packet.freeze(),
-            header_len,
+            header_len: payload.start as u16,
             payload_len: payload.len() as u16,
             padding: 0,
             stream: index as u8,
+            encoding: stream.layer,
+            layer,
             marker,
             key_frame,
             sequence,
@@ -346,9 +499,22 @@ impl Inbound {
             arrival: now,
             extensions,
             picture,
+            dependency,
         };
         Ok((media, arrival))
     }
+}
+
+/// Whether a packet says that it is of another encoding than its SSRC is: an encoding may move to a new SSRC, but one SSRC is never
+/// of two, which no receiver could decode.
+fn contradicts(line: &Line, stream: &Stream, header: &rtp::Header<'_>) -> bool {
+    let Some(rid) = line.config.rids.get(stream.layer as usize) else { return false };
+    let kind = match stream.role {
+        Role::Media => ExtensionKind::Rid,
+        Role::Retransmission { .. } => ExtensionKind::RepairedRid,
+    };
+    let told = line.config.extensions.id(kind).and_then(|id| header.extension(id));
+    told.is_some_and(|told| told != rid.as_bytes())
 }
 
 /// Extensions that mean something between two hops only, and are never passed on.
@@ -357,14 +523,18 @@ fn is_hop_by_hop(kind: ExtensionKind) -> bool {
     matches!(kind, Mid | Rid | RepairedRid | TransportSequence | AbsSendTime | TransmissionOffset)
 }
 
-/// Whether a payload begins a picture that needs no earlier one, and its picture ids.
-fn describe(codec: Codec, payload: &[u8]) -> Result<(bool, PictureIds), DropReason> {
+/// Whether a payload begins a picture that needs no earlier one, its picture ids, and its layers.
+fn describe(codec: Codec, payload: &[u8], marker: bool) -> Result<(bool, PictureIds, Layer), DropReason> {
     match codec {
-        Codec::Opus => Ok((false, PictureIds::default())),
-        Codec::Vp8 => vp8::parse(payload).map(|descriptor| (descriptor.key_frame, descriptor.picture_ids())),
-        Codec::Vp9 => vp9::parse(payload).map(|descriptor| (descriptor.key_frame, descriptor.picture_ids())),
-        Codec::H264 => h264::parse(payload).map(|descriptor| (descriptor.key_frame, PictureIds::default())),
-        Codec::Av1 => av1::parse(payload).map(|descriptor| (descriptor.key_frame, PictureIds::default())),
+        Codec::Opus => Ok(Default::default()),
+        Codec::Vp8 => {
+            vp8::parse(payload).map(|descriptor| (descriptor.key_frame, descriptor.picture_ids(), descriptor.layer(marker)))
+        }
+        Codec::Vp9 => vp9::parse(payload).map(|descriptor| (descriptor.key_frame, descriptor.picture_ids(), descriptor.layer())),
+        Codec::H264 => {
+            h264::parse(payload).map(|descriptor| (descriptor.key_frame, PictureIds::default(), descriptor.layer(marker)))
+        }
+        Codec::Av1 => av1::parse(payload).map(|descriptor| (descriptor.key_frame, PictureIds::default(), Layer::default())),
     }
 }
 
@@ -393,7 +563,7 @@ fn restore_original(
 
 impl Peer {
     /// Takes a datagram of SRTP in.
-    pub fn receive(&mut self, mut packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Option<Media>, DropReason> {
+    pub fn receive(&mut self, mut packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Media, DropReason> {
         let Some(keys) = self.keys.as_deref_mut() else { return Err(DropReason::BeforeKeys) };
         let Some(inbound) = self.inbound.as_deref_mut() else { return Err(DropReason::NotPublishing) };
         let header_len = rtp::Header::parse(packet.bytes())?.header_len;
@@ -401,6 +571,11 @@ impl Peer {
         self.last_heard = now;
         packet.truncate(len);
         inbound.receive(packet, now, metrics)
+    }
+
+    /// The next lost packet that the last received one brought along, oldest first.
+    pub fn recovered(&mut self) -> Option<Media> {
+        self.inbound.as_deref_mut()?.recovered.pop_at(0)
     }
 
     /// Sends the reports and requests that are due to a publisher: NACK, PLI, transport-wide feedback, receiver reports.
@@ -412,7 +587,6 @@ impl Peer {
             self.report_arrivals(&mut inbound.arrivals, inbound.streams.first().map(|stream| stream.ssrc), now, batch);
             if now >= inbound.next_report && !inbound.streams.is_empty() {
                 inbound.next_report = now + REPORT_INTERVAL;
-                inbound.rechoose();
                 self.report_reception(&mut inbound, now, batch);
             }
         }
@@ -433,7 +607,7 @@ impl Peer {
             if given_up > 0 {
                 inbound.stats.lost += given_up;
                 metrics.add(Counter::LostUpstream, given_up);
-                stream.key_frame_wanted |= line.config.kind == MediaKind::Video && line.active == Some(index as u8);
+                stream.key_frame_wanted |= line.config.kind == MediaKind::Video;
             }
             if due.is_empty() || !agreed || stream.role != Role::Media {
                 continue;
@@ -499,10 +673,16 @@ impl Peer {
                 delay_since_last_sr: delay,
             });
         }
-        let from = self.rtcp_ssrc;
+        let (from, reference) = (self.rtcp_ssrc, reference_time(now));
+        inbound.reference = LastReport { compact_ntp: compact(reference), at: now };
         self.send_rtcp(batch, |space| {
-            let len = rtcp::write_receiver_report(space, from, &blocks)?;
-            Some(len + rtcp::write_sdes_cname(space.get_mut(len..)?, from, super::send::CNAME)?)
+            let mut len = rtcp::write_receiver_report(space, from, &blocks)?;
+            len += rtcp::write_sdes_cname(space.get_mut(len..)?, from, super::send::CNAME)?;
+            // Who does not know it ignores it (RFC 3611 §3); who does answers, and the round trip is known.
+            Some(len + rtcp::write_receiver_reference_time(space.get_mut(len..)?, from, reference)?)
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

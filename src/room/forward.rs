@@ -1,16 +1,16 @@
-//! The packets on their way to receivers, grouped by track, so that the fan-out can go receiver by receiver: all packets that are
+//! The packets on their way to receivers, grouped by track and encoding, so that the fan-out can go receiver by receiver: all packets that are
 //! due for one receiver together, its keys and numbering touched once, sent as one train.
 //!
 //! Most leave in the turn in which they came. A worker that is busy holds the packets of a video frame until the frame is whole
 //! or a bound is reached (`worker::hold`), so that trains get longer.
 
-use super::shard::{NONE, Shard, Shards};
+use super::shard::{Encoding, NONE, Shard, Shards};
 use crate::limits::{PADDING_MAX, TRAIN_SEGMENTS, TURN_MEDIA};
 use crate::metrics::DropReason;
 use crate::rtp::media::Media;
 use crate::units::{Micros, TrackId};
 
-/// The waiting packets of one track, as a list in [`Turn`].
+/// The waiting packets of one encoding of a track, as a list in [`Turn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     first: u32,
@@ -20,12 +20,12 @@ pub(super) struct Waiting {
     /// Nothing to wait for any more: the last packet ends a frame, or there are no frames.
     whole: bool,
     /// To be sent now.
-    due: bool,
+    pub(super) due: bool,
 }
 
 struct Place {
     media: Option<Media>,
-    /// Next packet of the same track, or next free place.
+    /// Next packet of the same encoding, or next free place.
     next: u32,
 }
 
@@ -34,10 +34,10 @@ pub struct Turn {
     places: Vec<Place>,
     free: u32,
     count: usize,
-    /// Tracks with packets; after [`Turn::select`], those that are due first.
-    tracks: Vec<TrackId>,
+    /// Encodings with packets; after [`Turn::select`], those that are due first.
+    tracks: Vec<(TrackId, u8)>,
     due: usize,
-    /// Tracks among them that are whole.
+    /// Those among them that are whole.
     whole: usize,
     /// Arrival of the packet that has waited longest.
     since: Micros,
@@ -58,15 +58,19 @@ impl Turn {
         }
         // No shard: the track was closed while the packet was on its way.
         let Some(shard) = shards.get(media.track) else { return Err(DropReason::NotPublishing) };
-        let (track, since, companion) = (media.track, media.arrival, shard.companion);
+        let (track, encoding, since, companion) = (media.track, media.encoding, media.arrival, shard.companion);
+        if encoding as usize >= shard.encodings.len() {
+            return Err(DropReason::SsrcLimit);
+        }
         let whole = match shard.has_frames {
             true => media.marker,
             // Sound waits for the next frame of its video, if that goes to the same receivers.
             false => !companion.and_then(|video| shards.get(video)).is_some_and(Shard::has_subscribers),
         };
         let index = self.place(media);
-        let Some(shard) = shards.get_mut(track) else { return Err(DropReason::NotPublishing) };
-        match &mut shard.waiting {
+        let place = shards.get_mut(track).and_then(|shard| shard.encodings.get_mut(encoding as usize));
+        let Some(Encoding { waiting, .. }) = place else { return Err(DropReason::NotPublishing) };
+        match waiting {
             Some(waiting) => {
                 self.places[std::mem::replace(&mut waiting.last, index) as usize].next = index;
                 self.whole += (whole && !waiting.whole) as usize;
@@ -76,7 +80,7 @@ impl Turn {
                 *none = Some(Waiting { first: index, last: index, since, whole, due: false });
                 self.since = if self.tracks.is_empty() { since } else { self.since.min(since) };
                 self.whole += whole as usize;
-                self.tracks.push(track);
+                self.tracks.push((track, encoding));
             }
         }
         Ok(())
@@ -97,7 +101,7 @@ impl Turn {
         }
     }
 
-    /// Takes a packet out: it, and the index of the next of its track.
+    /// Takes a packet out: it, and the index of the next of its encoding.
     fn take(&mut self, index: u32) -> Option<(Media, u32)> {
         let place = self.places.get_mut(index as usize)?;
         let media = place.media.take()?;
@@ -123,7 +127,8 @@ impl Turn {
             return false;
         }
         for index in 0..self.tracks.len() {
-            let Some(waiting) = shards.get(self.tracks[index]).and_then(|shard| shard.waiting) else { continue };
+            let (track, encoding) = self.tracks[index];
+            let Some(waiting) = shards.get(track).and_then(|shard| shard.waiting(encoding)) else { continue };
             if all || waiting.whole || now.since(waiting.since) >= hold.0 {
                 self.choose(index, shards);
             }
@@ -131,20 +136,22 @@ impl Turn {
         // The sound that goes with the chosen frames; and how long the rest has waited.
         self.since = Micros::NEVER;
         for index in self.due..self.tracks.len() {
-            let Some(shard) = shards.get(self.tracks[index]) else { continue };
-            let frame = shard.companion.and_then(|video| shards.get(video)?.waiting);
-            if frame.is_some_and(|frame| frame.due) {
+            let (track, encoding) = self.tracks[index];
+            let Some(shard) = shards.get(track) else { continue };
+            if shard.companion.and_then(|video| shards.get(video)).is_some_and(Shard::is_due) {
                 self.choose(index, shards);
-            } else if let Some(waiting) = shard.waiting {
+            } else if let Some(waiting) = shard.waiting(encoding) {
                 self.since = self.since.min(waiting.since);
             }
         }
         self.due > 0
     }
 
-    /// Moves a track to those that are due.
+    /// Moves an encoding to those that are due.
     fn choose(&mut self, index: usize, shards: &mut Shards) {
-        let Some(waiting) = shards.get_mut(self.tracks[index]).and_then(|shard| shard.waiting.as_mut()) else { return };
+        let (track, encoding) = self.tracks[index];
+        let Some(shard) = shards.get_mut(track) else { return };
+        let Some(waiting) = shard.encodings.get_mut(encoding as usize).and_then(|place| place.waiting.as_mut()) else { return };
         waiting.due = true;
         self.whole -= waiting.whole as usize;
         let first = waiting.first;
@@ -153,14 +160,15 @@ impl Turn {
         self.due += 1;
     }
 
-    /// Tracks with packets that are due.
-    pub fn tracks(&self) -> &[TrackId] {
+    /// Tracks and their encodings with packets that are due.
+    pub fn tracks(&self) -> &[(TrackId, u8)] {
         &self.tracks[..self.due]
     }
 
-    /// The packets of one track that are due, in order of arrival.
-    pub fn packets(&self, shard: &Shard) -> impl Iterator<Item = &Media> {
-        let mut index = shard.waiting.filter(|waiting| waiting.due).map_or(NONE, |waiting| waiting.first);
+    /// The packets of one encoding that are due, in order of arrival.
+    pub fn packets(&self, shard: &Shard, encoding: u8) -> impl Iterator<Item = &Media> {
+        let waiting = shard.waiting(encoding).filter(|waiting| waiting.due);
+        let mut index = waiting.map_or(NONE, |waiting| waiting.first);
         std::iter::from_fn(move || {
             let place = self.places.get(index as usize)?;
             index = place.next;
@@ -172,12 +180,15 @@ impl Turn {
     pub fn finish(&mut self, shards: &mut Shards) {
         let due = std::mem::take(&mut self.due);
         for index in 0..due {
-            let Some(shard) = shards.get_mut(self.tracks[index]) else { continue };
-            let mut next = shard.waiting.take().map_or(NONE, |waiting| waiting.first);
+            let (track, encoding) = self.tracks[index];
+            let Some(shard) = shards.get_mut(track) else { continue };
+            let watched = shard.has_subscribers();
+            let Some(place) = shard.encodings.get_mut(encoding as usize) else { continue };
+            let mut next = place.waiting.take().map_or(NONE, |waiting| waiting.first);
             while let Some((media, after)) = self.take(next) {
                 next = after;
-                if shard.has_subscribers() {
-                    shard.cache.insert(media);
+                if watched {
+                    place.cache.insert(media);
                 }
             }
         }
@@ -186,13 +197,15 @@ impl Turn {
 
     /// Drops the waiting packets of a track that is closed.
     pub fn forget(&mut self, shard: &mut Shard) {
-        let Some(waiting) = shard.waiting.take() else { return };
-        let mut next = waiting.first;
-        while let Some((_, after)) = self.take(next) {
-            next = after;
+        for place in &mut shard.encodings {
+            let Some(waiting) = place.waiting.take() else { continue };
+            let mut next = waiting.first;
+            while let Some((_, after)) = self.take(next) {
+                next = after;
+            }
+            self.whole -= waiting.whole as usize;
         }
-        self.whole -= waiting.whole as usize;
-        self.tracks.retain(|track| *track != shard.track);
+        self.tracks.retain(|(track, _)| *track != shard.track);
     }
 
     /// Gives runs of packets that differ by a few bytes a common length by RTP padding (RFC 3550 §5.1): only equal ones can
@@ -241,6 +254,7 @@ impl Turn {
 fn alike(one: &Media, other: &Media) -> bool {
     let shapes = one.extensions.iter().zip(&other.extensions);
     one.stream == other.stream
+        && one.layer.spatial == other.layer.spatial
         && one.extensions.len() == other.extensions.len()
         && shapes.into_iter().all(|(a, b)| (a.kind, a.len) == (b.kind, b.len))
 }
@@ -251,6 +265,7 @@ mod tests {
     use crate::mem::{Arena, Slots};
     use crate::rtp::config::MediaKind;
     use crate::units::{ExtendedSequence, RtpTime, WorkerId};
+    use crate::wire::layer::Layer;
     use crate::wire::picture::PictureIds;
 
     const VIDEO: TrackId = TrackId { slot: 1, generation: 1 };
@@ -267,7 +282,7 @@ mod tests {
         fn new() -> Bench {
             let mut shards = Shards::default();
             for (track, kind, companion) in [(VIDEO, MediaKind::Video, None), (AUDIO, MediaKind::Audio, Some(VIDEO))] {
-                shards.open(Box::new(Shard::new(track, WorkerId(0), 0, kind, companion, 16)));
+                shards.open(Box::new(Shard::new(track, WorkerId(0), 0, kind, companion, 1, 16)));
             }
             Bench { slots: Arena::leak(TURN_MEDIA + 16), shards, turn: Turn::default(), sequence: 100 }
         }
@@ -281,12 +296,15 @@ mod tests {
                 payload_len,
                 padding: 0,
                 stream: 0,
+                encoding: 0,
+                layer: Layer::default(),
                 marker,
                 key_frame: false,
                 sequence: ExtendedSequence(self.sequence),
                 timestamp: RtpTime(0),
                 arrival: Micros::from_millis(millis),
                 extensions: Default::default(),
+                dependency: None,
                 picture: PictureIds::default(),
             };
             self.turn.push(media, &mut self.shards).expect("room");
@@ -295,7 +313,7 @@ mod tests {
         /// Payload length and padding of the packets of a track that are due.
         fn due(&self, track: TrackId) -> Vec<(u16, u8)> {
             let shard = self.shards.get(track).expect("open");
-            self.turn.packets(shard).map(|media| (media.payload_len, media.padding)).collect()
+            self.turn.packets(shard, 0).map(|media| (media.payload_len, media.padding)).collect()
         }
 
         fn select(&mut self, millis: u64, hold: u64) -> bool {
@@ -322,7 +340,7 @@ mod tests {
         assert_eq!(bench.turn.next_due(Micros::from_millis(10)), Some(Micros::from_millis(11)));
         bench.push(AUDIO, 3, false, 100);
         assert!(bench.select(3, 10));
-        assert_eq!((bench.turn.tracks(), bench.due(AUDIO).len(), bench.due(VIDEO).len()), (&[AUDIO][..], 1, 0));
+        assert_eq!((bench.turn.tracks(), bench.due(AUDIO).len(), bench.due(VIDEO).len()), (&[(AUDIO, 0)][..], 1, 0));
         bench.turn.finish(&mut bench.shards);
         assert!(!bench.select(4, 10));
         bench.push(VIDEO, 5, true, 900);
@@ -340,7 +358,7 @@ mod tests {
     #[test]
     fn sound_travels_with_the_frames_of_its_video() {
         let mut bench = Bench::new();
-        assert!(bench.shards.subscribe(VIDEO, super::super::shard::Subscriber { peer: 1, sender: 0 }));
+        assert!(bench.shards.subscribe(VIDEO, super::super::shard::Subscriber { peer: 1, sender: 0 }).is_some());
         bench.push(AUDIO, 1, false, 100);
         bench.push(VIDEO, 2, false, 1000);
         assert!(!bench.select(3, 10));

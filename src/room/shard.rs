@@ -3,9 +3,10 @@
 //! Subscribers hang on a linked list in one slab, so joining and leaving cost no allocation.
 
 use super::forward::Waiting;
-use crate::limits::{SUBSCRIPTIONS, TRACKS_MAX};
+use crate::limits::{QUALITIES_MAX, SUBSCRIPTIONS, TRACKS_MAX};
 use crate::rtp::cache::Cache;
 use crate::rtp::config::MediaKind;
+use crate::rtp::layers::Layers;
 use crate::rtp::report::SenderClock;
 use crate::units::{TrackId, WorkerId};
 
@@ -21,7 +22,16 @@ pub struct Subscriber {
 #[derive(Clone, Copy)]
 struct Link {
     subscriber: Subscriber,
+    /// The encodings it is given, a bit each.
+    encodings: u8,
     next: u32,
+}
+
+/// Of one simulcast encoding of a track.
+pub struct Encoding {
+    pub cache: Cache,
+    /// Its packets that are not yet forwarded.
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// This worker's part of one track. Made by the control plane, boxed, so that a worker allocates nothing.
@@ -33,24 +43,56 @@ pub struct Shard {
     pub publisher: u32,
     /// On the owner: the other workers with subscribers, a bit each.
     pub others: u64,
-    pub cache: Cache,
-    /// The publisher's last sender report for the stream being forwarded.
-    pub clock: Option<SenderClock>,
+    /// On the owner: every packet goes to the tap too.
+    pub tapped: bool,
+    /// By their index; one for a track without simulcast.
+    pub encodings: Box<[Encoding]>,
+    /// The publisher's last sender report for each of them.
+    pub clocks: [Option<SenderClock>; QUALITIES_MAX],
+    /// What flows, and what it costs.
+    pub layers: Layers,
     /// First link of the subscribers' list.
     first: u32,
     /// Packets come in frames, the last of which has the marker bit: video.
     pub(super) has_frames: bool,
     /// The video of the same publisher, with whose frames sound may travel.
     pub(super) companion: Option<TrackId>,
-    /// Its packets that are not yet forwarded.
-    pub(super) waiting: Option<Waiting>,
 }
 
 impl Shard {
-    /// `companion`: for audio, a video track of the same publisher.
-    pub fn new(track: TrackId, owner: WorkerId, publisher: u32, kind: MediaKind, companion: Option<TrackId>, cache: usize) -> Self {
-        let (cache, has_frames) = (Cache::new(cache), kind == MediaKind::Video);
-        Shard { track, owner, publisher, others: 0, cache, clock: None, first: NONE, has_frames, companion, waiting: None }
+    /// `companion`: for audio, a video track of the same publisher. `cache`: packets kept of each of `encodings`.
+    pub fn new(
+        track: TrackId,
+        owner: WorkerId,
+        publisher: u32,
+        kind: MediaKind,
+        companion: Option<TrackId>,
+        encodings: usize,
+        cache: usize,
+    ) -> Self {
+        let encodings = (0..encodings.clamp(1, QUALITIES_MAX)).map(|_| Encoding { cache: Cache::new(cache), waiting: None });
+        Shard {
+            track,
+            owner,
+            publisher,
+            others: 0,
+            tapped: false,
+            encodings: encodings.collect(),
+            clocks: [None; QUALITIES_MAX],
+            layers: Layers::default(),
+            first: NONE,
+            has_frames: kind == MediaKind::Video,
+            companion,
+        }
+    }
+
+    pub(super) fn waiting(&self, encoding: u8) -> Option<Waiting> {
+        self.encodings.get(encoding as usize)?.waiting
+    }
+
+    /// Whether packets of any encoding are about to be sent.
+    pub(super) fn is_due(&self) -> bool {
+        self.encodings.iter().any(|encoding| encoding.waiting.is_some_and(|waiting| waiting.due))
     }
 
     pub fn has_subscribers(&self) -> bool {
@@ -85,7 +127,7 @@ impl Shards {
         self.get(track)?;
         let mut shard = self.by_slot.get_mut(track.slot as usize)?.take()?;
         let mut link = std::mem::replace(&mut shard.first, NONE);
-        while let Some(Link { subscriber, next }) = self.links.get(link as usize).copied() {
+        while let Some(Link { subscriber, next, .. }) = self.links.get(link as usize).copied() {
             unbind(subscriber);
             self.release(link);
             link = next;
@@ -101,10 +143,10 @@ impl Shards {
         self.by_slot.get_mut(track.slot as usize)?.as_deref_mut().filter(|shard| shard.track == track)
     }
 
-    /// Adds a subscriber. False if the track is not here or the slab is full.
-    pub fn subscribe(&mut self, track: TrackId, subscriber: Subscriber) -> bool {
-        let Some(shard) = self.get(track) else { return false };
-        let link = Link { subscriber, next: shard.first };
+    /// Adds a subscriber, given the first encoding. None if the track is not here or the slab is full.
+    pub fn subscribe(&mut self, track: TrackId, subscriber: Subscriber) -> Option<u32> {
+        let shard = self.get(track)?;
+        let link = Link { subscriber, encodings: 1, next: shard.first };
         let index = match self.links.get(self.free as usize).copied() {
             Some(free) => {
                 let index = self.free;
@@ -116,12 +158,12 @@ impl Shards {
                 self.links.push(link);
                 (self.links.len() - 1) as u32
             }
-            None => return false,
+            None => return None,
         };
         if let Some(shard) = self.get_mut(track) {
             shard.first = index;
         }
-        true
+        Some(index)
     }
 
     /// Removes a subscriber.
@@ -135,6 +177,10 @@ impl Shards {
                     None => {
                         if let Some(shard) = self.get_mut(track) {
                             shard.first = link.next;
+                            if !shard.has_subscribers() {
+                                // What comes now is not kept, and who comes next must not be given what was.
+                                shard.encodings.iter_mut().for_each(|encoding| encoding.cache.clear());
+                            }
                         }
                     }
                 }
@@ -147,12 +193,28 @@ impl Shards {
 
     /// The subscribers of a track on this worker.
     pub fn subscribers(&self, track: TrackId) -> impl Iterator<Item = Subscriber> + '_ {
+        self.links_of(track).map(|link| link.subscriber)
+    }
+
+    /// Those who are given an encoding.
+    pub fn receivers(&self, track: TrackId, encoding: u8) -> impl Iterator<Item = Subscriber> + '_ {
+        self.links_of(track).filter(move |link| link.encodings >> encoding & 1 != 0).map(|link| link.subscriber)
+    }
+
+    fn links_of(&self, track: TrackId) -> impl Iterator<Item = &Link> + '_ {
         let mut index = self.get(track).map_or(NONE, |shard| shard.first);
         std::iter::from_fn(move || {
             let link = self.links.get(index as usize)?;
             index = link.next;
-            Some(link.subscriber)
+            Some(link)
         })
+    }
+
+    /// Sets which encodings a subscriber is given, a bit each; `link` is what [`Shards::subscribe`] gave.
+    pub fn give(&mut self, link: u32, subscriber: Subscriber, encodings: u8) {
+        if let Some(link) = self.links.get_mut(link as usize).filter(|link| link.subscriber == subscriber) {
+            link.encodings = encodings;
+        }
     }
 
     fn release(&mut self, index: u32) {
@@ -171,12 +233,12 @@ mod tests {
         let mut shards = Shards::default();
         let (a, b) = (TrackId { slot: 1, generation: 1 }, TrackId { slot: 2, generation: 1 });
         for track in [a, b] {
-            assert!(shards.open(Box::new(Shard::new(track, WorkerId(0), 0, MediaKind::Video, None, 16))).is_none());
+            assert!(shards.open(Box::new(Shard::new(track, WorkerId(0), 0, MediaKind::Video, None, 1, 16))).is_none());
         }
         let member = |peer| Subscriber { peer, sender: 0 };
         for peer in 0..10 {
-            assert!(shards.subscribe(a, member(peer)));
-            assert!(shards.subscribe(b, member(peer)));
+            assert!(shards.subscribe(a, member(peer)).is_some());
+            assert!(shards.subscribe(b, member(peer)).is_some());
         }
         for peer in [0, 9, 5] {
             shards.unsubscribe(a, member(peer));
@@ -188,12 +250,17 @@ mod tests {
         let mut unbound = 0;
         assert!(shards.close(a, |_| unbound += 1).is_some());
         assert_eq!(unbound, 7);
-        assert!(!shards.subscribe(a, member(1)), "closed");
-        assert!(!shards.subscribe(TrackId { slot: 2, generation: 2 }, member(1)), "another tenant of the slot");
+        assert!(shards.subscribe(a, member(1)).is_none(), "closed");
+        assert!(shards.subscribe(TrackId { slot: 2, generation: 2 }, member(1)).is_none(), "another tenant of the slot");
         assert_eq!(shards.links.len(), 20);
         for peer in 10..20 {
-            assert!(shards.subscribe(b, member(peer)));
+            assert!(shards.subscribe(b, member(peer)).is_some());
         }
         assert_eq!(shards.links.len(), 20, "freed links were used again");
+        let link = shards.subscribe(b, member(30)).expect("room");
+        shards.give(link, member(30), 0b10);
+        shards.give(link, member(31), 0b100);
+        assert_eq!(shards.receivers(b, 1).map(|subscriber| subscriber.peer).collect::<Vec<_>>(), [30]);
+        assert!(shards.receivers(b, 0).all(|subscriber| subscriber.peer != 30) && shards.receivers(b, 2).count() == 0);
     }
 }

@@ -56,13 +56,17 @@ pub enum Direction {
     Inactive,
 }
 
-/// RTCP feedback agreed for one payload type (RFC 4585, RFC 5104, transport-wide-cc draft).
+/// RTCP feedback agreed for one payload type (RFC 4585, RFC 5104, RFC 8888, transport-wide-cc draft).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Feedback {
     pub nack: bool,
     pub pli: bool,
     pub fir: bool,
     pub transport_cc: bool,
+    /// `ack ccfb` (RFC 8888 §6), from viewers with which transport-wide feedback is not agreed.
+    pub ccfb: bool,
+    /// `goog-remb` (draft-alvestrand-rmcat-remb-03), from viewers with which neither is agreed.
+    pub remb: bool,
 }
 
 /// The parts of a codec's format that decide whether a receiver of one can decode the other.
@@ -83,9 +87,18 @@ pub struct CodecConfig {
     pub payload_type: PayloadType,
     /// Payload type of RTX for it (RFC 4588).
     pub rtx: Option<PayloadType>,
+    /// Payload type of it with redundancy (RFC 2198).
+    pub red: Option<PayloadType>,
     pub clock_rate: u32,
     pub format: Format,
     pub feedback: Feedback,
+}
+
+impl CodecConfig {
+    /// Whether packets of this payload type carry it; retransmissions are another matter.
+    pub fn is_media(&self, payload_type: PayloadType) -> bool {
+        payload_type == self.payload_type || Some(payload_type) == self.red
+    }
 }
 
 /// A pair of SSRCs: media and its retransmissions.
@@ -93,6 +106,13 @@ pub struct CodecConfig {
 pub struct StreamPair {
     pub media: Ssrc,
     pub rtx: Option<Ssrc>,
+}
+
+/// Payload types under which a viewer takes forward error correction for its video: ULPFEC (RFC 5109) in RED (RFC 2198).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FecConfig {
+    pub red: PayloadType,
+    pub ulpfec: PayloadType,
 }
 
 /// One negotiated m-line.
@@ -104,6 +124,8 @@ pub struct MediaConfig {
     /// In the answer's order. One for `RecvOnly` (the publisher's codec), one or more for `SendOnly`.
     pub codecs: ArrayVec<CodecConfig, 16>,
     pub extensions: ExtensionMap,
+    /// For video the server sends, with codecs of which packets may be protected.
+    pub fec: Option<FecConfig>,
     /// SSRCs the client announced (`a=ssrc`, `a=ssrc-group:FID`, `SIM`); empty for rid-based simulcast.
     pub remote_streams: ArrayVec<StreamPair, 4>,
     /// Simulcast rids the client sends, highest quality first as far as the offer tells.

@@ -6,7 +6,9 @@ use arrayvec::ArrayVec;
 use crate::limits::EXTENSIONS_PER_PACKET;
 use crate::mem::Packet;
 use crate::units::{ExtendedSequence, Micros, RtpTime, TrackId};
+use crate::wire::dependency::Forwarding;
 use crate::wire::extension::ExtensionKind;
+use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
 
 /// Where a header extension's data lies in the packet.
@@ -23,7 +25,7 @@ pub struct Media {
     pub track: TrackId,
     /// The whole RTP packet, plaintext, without authentication tag.
     pub packet: Packet,
-    /// Bytes of header, CSRC list and extension.
+    /// Bytes before the payload: header, CSRC list, extension, and what the packet repeats of others (RFC 2198).
     pub header_len: u16,
     /// Bytes of payload, padding excluded.
     pub payload_len: u16,
@@ -31,6 +33,10 @@ pub struct Media {
     pub padding: u8,
     /// Which of the publisher's streams (SSRCs) it belongs to: each has its own sequence numbers and timestamps.
     pub stream: u8,
+    /// Which of the track's simulcast encodings it belongs to.
+    pub encoding: u8,
+    /// Where it stands among the layers of its stream.
+    pub layer: Layer,
     pub marker: bool,
     /// First packet of a picture that needs no earlier one.
     pub key_frame: bool,
@@ -39,9 +45,20 @@ pub struct Media {
     pub arrival: Micros,
     pub extensions: ArrayVec<ExtensionRange, EXTENSIONS_PER_PACKET>,
     pub picture: PictureIds,
+    /// Of its dependency descriptor, if it has one that could be read.
+    pub dependency: Option<Forwarding>,
 }
 
 impl Media {
+    /// The number of its picture (VP8, VP9), or of its frame (dependency descriptor). No packet has both: dependency descriptors are
+    /// negotiated for the other codecs.
+    pub fn picture_number(&self) -> Option<u16> {
+        match &self.dependency {
+            Some(dependency) => Some(dependency.layout.frame_number),
+            None => self.picture.picture_id.map(|(_, _, id)| id),
+        }
+    }
+
     pub fn payload(&self) -> &[u8] {
         let start = self.header_len as usize;
         self.packet.bytes().get(start..start + self.payload_len as usize).unwrap_or_default()

@@ -27,6 +27,8 @@ pub struct Reception {
     base: ExtendedSequence,
     /// Bit n: `highest - n` has arrived, as a ring of bits indexed by sequence number.
     seen: [u64; (WINDOW / 64) as usize],
+    /// The same for those of them that have not arrived themselves.
+    recovered: [u64; (WINDOW / 64) as usize],
     received: u64,
     bytes: u64,
     expected_prior: u64,
@@ -44,6 +46,7 @@ impl Reception {
             highest: ExtendedSequence(0),
             base: ExtendedSequence(0),
             seen: [0; (WINDOW / 64) as usize],
+            recovered: [0; (WINDOW / 64) as usize],
             received: 0,
             bytes: 0,
             expected_prior: 0,
@@ -70,7 +73,7 @@ impl Reception {
                 self.clear(ExtendedSequence(self.highest.0 + skipped));
             }
             if gap >= WINDOW {
-                self.seen = [0; (WINDOW / 64) as usize];
+                (self.seen, self.recovered) = Default::default();
             }
             self.highest = sequence;
             self.mark(sequence);
@@ -81,11 +84,24 @@ impl Reception {
             return (sequence, Arrival::TooOld);
         }
         if self.has(sequence) {
+            let (word, bit) = Self::bit(sequence);
+            if self.recovered[word] & bit != 0 {
+                self.recovered[word] &= !bit;
+                self.count(bytes);
+            }
             return (sequence, Arrival::Duplicate);
         }
         self.mark(sequence);
         self.count(bytes);
         (sequence, Arrival::Late)
+    }
+
+    /// What a packet of the window would have brought came along with another (RFC 2198): if it still arrives it is a duplicate. Until
+    /// then it counts as lost, for that is what reports are about (RFC 3550 §6.4.1).
+    pub fn recovered(&mut self, sequence: ExtendedSequence) {
+        let (word, bit) = Self::bit(sequence);
+        self.seen[word] |= bit;
+        self.recovered[word] |= bit;
     }
 
     /// Updates the jitter estimate; for packets that came in their first transmission.
@@ -151,6 +167,7 @@ impl Reception {
     fn clear(&mut self, sequence: ExtendedSequence) {
         let (word, bit) = Self::bit(sequence);
         self.seen[word] &= !bit;
+        self.recovered[word] &= !bit;
     }
     fn has(&self, sequence: ExtendedSequence) -> bool {
         let (word, bit) = Self::bit(sequence);
@@ -188,6 +205,26 @@ mod tests {
         }
         assert_eq!(receive(&mut reception, 9_000), Arrival::Next { gap: 9_000 - 1_024 });
         assert_eq!(receive(&mut reception, 8_500), Arrival::Late);
+    }
+
+    #[test]
+    fn what_came_along_with_another_packet_is_lost_until_it_arrives_and_then_a_duplicate() {
+        let mut reception = Reception::new(48_000);
+        receive(&mut reception, 65_534);
+        receive(&mut reception, 1);
+        for back in 1..=2 {
+            reception.recovered(ExtendedSequence(reception.highest().0 - back));
+        }
+        assert_eq!((reception.lost(), reception.fraction_lost()), (2, 128));
+        // It was only late, and sent twice.
+        assert_eq!([0, 0].map(|number| receive(&mut reception, number)), [Arrival::Duplicate; 2]);
+        assert_eq!(reception.lost(), 1);
+        // The next to have its place in the window is another packet.
+        receive(&mut reception, 1_000);
+        receive(&mut reception, 1_030);
+        let lost = reception.lost();
+        assert_eq!([1_023, 1_023].map(|number| receive(&mut reception, number)), [Arrival::Late, Arrival::Duplicate]);
+        assert_eq!(reception.lost(), lost - 1);
     }
 
     #[test]

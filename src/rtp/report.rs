@@ -22,6 +22,17 @@ impl SenderClock {
         let ntp = self.ntp.wrapping_add(((elapsed << 32) / 1_000_000) as u64);
         (ntp, self.rtp.add((elapsed * clock_rate as u128 / 1_000_000) as u32))
     }
+
+    /// The publisher's NTP time when the stream's clock showed `rtp`.
+    pub fn ntp_at(&self, rtp: RtpTime, clock_rate: u32) -> u64 {
+        let ticks = rtp.distance(self.rtp) as i128;
+        self.ntp.wrapping_add(((ticks << 32) / clock_rate.max(1) as i128) as i64 as u64)
+    }
+}
+
+/// A time of the server in the format of an NTP timestamp: of no use but to be sent back (RFC 3611 §4.4).
+pub const fn reference_time(now: Micros) -> u64 {
+    (((now.0 as u128) << 32) / 1_000_000) as u64
 }
 
 /// The middle 32 bits of an NTP timestamp (RFC 3550 §6.4.1, LSR).
@@ -55,6 +66,13 @@ mod tests {
     fn the_clock_runs_on_between_reports() {
         let clock = SenderClock { stream: 0, ntp: 10 << 32, rtp: RtpTime(u32::MAX - 44_999), at: Micros::from_secs(5) };
         assert_eq!(clock.at(Micros::from_secs(6), 90_000), (11 << 32, RtpTime(45_000)));
+    }
+
+    #[test]
+    fn a_time_stamp_has_an_ntp_time() {
+        let clock = SenderClock { stream: 0, ntp: 10 << 32, rtp: RtpTime(u32::MAX - 44_999), at: Micros::ZERO };
+        assert_eq!(clock.ntp_at(RtpTime(0), 90_000), (10 << 32) + (1 << 31));
+        assert_eq!(clock.ntp_at(RtpTime(u32::MAX - 134_999), 90_000), 9 << 32);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use crate::units::{ExtendedSequence, Micros, SequenceNumber};
 
 /// Time between two feedback messages: what libwebrtc uses at medium bitrates.
 const INTERVAL: Micros = Micros::from_millis(60);
+/// And when something is missing: the sender should know of loss soon. Two ticks, in which what was only reordered arrives.
+const INTERVAL_LOSS: Micros = Micros::from_millis(20);
 /// Arrivals kept: a report may not span more.
 const WINDOW: usize = 1024;
 
@@ -17,6 +19,8 @@ pub struct Arrivals {
     next: ExtendedSequence,
     highest: ExtendedSequence,
     started: bool,
+    /// Numbers were skipped since the last report.
+    gap: bool,
     reported: Micros,
     /// Count of feedback messages (field "fb pkt. count").
     pub count: u8,
@@ -29,6 +33,7 @@ impl Default for Arrivals {
             next: ExtendedSequence(0),
             highest: ExtendedSequence(0),
             started: false,
+            gap: false,
             reported: Micros::ZERO,
             count: 0,
         }
@@ -55,6 +60,7 @@ impl Arrivals {
             }
             self.next = sequence;
         }
+        self.gap |= sequence.0 > self.highest.0 + 1;
         self.highest = self.highest.max(sequence);
         self.times[sequence.0 as usize % WINDOW] = now;
     }
@@ -62,7 +68,8 @@ impl Arrivals {
     /// Whether a report should be made now.
     pub fn due(&mut self, now: Micros) -> bool {
         self.skip_holes();
-        self.started && self.highest >= self.next && now.since(self.reported) >= INTERVAL.0
+        let interval = if self.gap { INTERVAL_LOSS } else { INTERVAL };
+        self.started && self.highest >= self.next && now.since(self.reported) >= interval.0
     }
 
     /// Skips numbers at the front of which nothing has arrived for longer than a report can span: a report has to begin where it
@@ -91,7 +98,7 @@ impl Arrivals {
         self.next.0 += count as u64;
         self.count = self.count.wrapping_add(1);
         if self.next > self.highest {
-            self.reported = now;
+            (self.reported, self.gap) = (now, false);
         }
     }
 }
@@ -122,5 +129,33 @@ mod tests {
         // A jump of thousands does not report thousands of holes.
         arrivals.record(SequenceNumber(30_000), Micros::from_millis(300));
         assert_eq!(arrivals.pending().1.count(), 1);
+    }
+
+    #[test]
+    fn loss_is_reported_sooner() {
+        let mut arrivals = Arrivals::default();
+        let mut reports = Vec::new();
+        for millis in 0..1_000u64 {
+            let number = millis / 5;
+            // Every fifth millisecond a packet; in the second half one of twenty is lost.
+            if millis % 5 == 0 && (millis < 500 || number % 20 != 0) {
+                arrivals.record(SequenceNumber(number as u16), Micros::from_millis(millis));
+            }
+            if millis % 10 == 0 && arrivals.due(Micros::from_millis(millis)) {
+                let count = arrivals.pending().1.count();
+                arrivals.reported(count, Micros::from_millis(millis));
+                reports.push(millis);
+            }
+        }
+        let steps = |from: u64, to: u64| -> Vec<u64> {
+            let within: Vec<u64> = reports.iter().copied().filter(|at| (from..to).contains(at)).collect();
+            within.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        };
+        assert!(steps(0, 500).iter().all(|step| *step == 60), "{reports:?}");
+        assert!(steps(500, 1_000).iter().all(|step| (20..=60).contains(step)), "{reports:?}");
+        // 5 of the numbers 100 to 200 are lost: of each there is a report within two ticks and a packet.
+        for lost in [100u64, 120, 140, 160, 180] {
+            assert!(reports.iter().any(|at| (lost * 5 + 5..=lost * 5 + 25).contains(at)), "{lost}: {reports:?}");
+        }
     }
 }

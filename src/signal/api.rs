@@ -13,7 +13,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::negotiate::NegotiateError;
@@ -95,6 +95,10 @@ pub enum Refusal {
     Fragment {
         reason: String,
     },
+    /// A choice of layers that this session cannot make, with a sentence that says why.
+    Layer {
+        reason: String,
+    },
     PublisherExists {
         room: String,
     },
@@ -126,7 +130,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::Offer(error) => error.kind().status(),
-            Refusal::Fragment { .. } => 422,
+            Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
             Refusal::PublisherExists { .. } => 409,
             Refusal::UnknownSession => 404,
             Refusal::StaleTag { .. } => 412,
@@ -153,7 +157,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Offer(error) => error.fmt(f),
-            Refusal::Fragment { reason } => f.write_str(reason),
+            Refusal::Fragment { reason } | Refusal::Layer { reason } => f.write_str(reason),
             Refusal::PublisherExists { room } => {
                 write!(f, "Room {room:?} already has a publisher. End its session first, or publish to another room.")
             }
@@ -193,6 +197,8 @@ pub struct RoomView {
     pub room: String,
     pub publishers: usize,
     pub viewers: usize,
+    /// Id of the session of the dominant speaker, once somebody has spoken.
+    pub speaker: Option<String>,
     pub sessions: Vec<SessionView>,
 }
 
@@ -215,7 +221,16 @@ pub struct SessionView {
     pub srtp_profile: Option<&'static str>,
     /// Seconds since the session was made.
     pub since_seconds: u64,
+    /// Of the last report of a receiver, or else of its transport-wide feedback.
     pub rtt_ms: Option<f64>,
+    /// Bits per second that a viewer's path carries, by the estimate; none while nothing is known of it.
+    pub target_bitrate: Option<u64>,
+    /// Bits per second that arrive, by what the viewer tells.
+    pub acknowledged_bitrate: Option<u64>,
+    /// Of a viewer's packets of the last seconds, from 0 to 1.
+    pub loss: Option<f64>,
+    /// Bytes that wait for their turn on a viewer's path.
+    pub waiting_bytes: Option<u32>,
     pub bitrate_in: u64,
     pub bitrate_out: u64,
     pub packets_in: u64,
@@ -224,7 +239,55 @@ pub struct SessionView {
     pub packets_retransmitted: u64,
     pub nacks: u64,
     pub plis: u64,
+    /// Of a viewer's picture: what was chosen for it, and what it is sent until that can begin (at a key frame).
+    pub layer_wanted: Option<LayerView>,
+    pub layer_sent: Option<LayerView>,
+    /// Of a publisher's picture: what flows.
+    pub layers: Vec<QualityView>,
+    /// Of a publisher: its simulcast encodings that nobody is sent or would be next. It may switch them off
+    /// (`RTCRtpEncodingParameters.active`) until they are no longer named here.
+    pub unwatched: Vec<String>,
+    /// Whether a publisher speaks; none without sound. Whether it does is known only of clients that send RFC 6464 levels.
+    pub speaking: Option<bool>,
+    /// How loud it was last, in dBov: 0 the loudest, -127 silence.
+    pub audio_level: Option<i8>,
     pub tracks: Vec<TrackView>,
+}
+
+/// Where a picture stands among the layers of its track.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LayerView {
+    /// The encoding's rid, or its index; none if the publisher sends a single one.
+    pub encoding: Option<String>,
+    /// Index of the spatial layer.
+    pub spatial: u8,
+    /// Index of the highest temporal layer.
+    pub temporal: u8,
+}
+
+/// One simulcast encoding or spatial layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QualityView {
+    pub encoding: Option<String>,
+    pub spatial: u8,
+    /// Bits a second of each temporal layer by itself.
+    pub bitrates: Vec<u32>,
+}
+
+/// What a viewer wants of a picture at most: the body of `POST {session}/layer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerWish {
+    /// The m-line's mid; without it the first video.
+    pub media_id: Option<String>,
+    /// The publisher's rid, or the encoding's index.
+    pub encoding_id: Option<String>,
+    #[serde(alias = "spatialLayerId")]
+    pub max_spatial_layer_id: Option<u8>,
+    #[serde(alias = "temporalLayerId")]
+    pub max_temporal_layer_id: Option<u8>,
+    /// `false`: no picture, until another wish.
+    pub active: Option<bool>,
 }
 
 /// One m-line of a session.
@@ -276,6 +339,11 @@ pub enum Request {
     Describe {
         path: SessionPath,
         reply: Reply<Result<SessionView, Refusal>>,
+    },
+    Layer {
+        path: SessionPath,
+        wish: LayerWish,
+        reply: Reply<Result<(), Refusal>>,
     },
     /// Every room with its sessions.
     Rooms {
@@ -333,6 +401,11 @@ impl Handle {
 
     pub async fn describe(&self, path: SessionPath) -> Result<SessionView, Refusal> {
         self.ask(|reply| Request::Describe { path, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    /// Sets the best that a viewer wants of a picture.
+    pub async fn layer(&self, path: SessionPath, wish: LayerWish) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Layer { path, wish, reply }).await.ok_or(Refusal::Busy)?
     }
 
     pub async fn rooms(&self) -> Result<Vec<RoomView>, Refusal> {

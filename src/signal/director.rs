@@ -5,6 +5,7 @@
 //! authenticated check; the handshakes' thread delivers keys; `end` takes it apart again, and its slot is free once the worker
 //! has given the state back.
 
+mod layer;
 mod rooms;
 mod view;
 
@@ -26,10 +27,12 @@ use crate::metrics::WorkerMetrics;
 use crate::peer::Peer;
 use crate::peer::send::CNAME;
 use crate::rtp::config::Direction;
+use crate::rtp::layers::Choice;
 use crate::secure::dtls::{Fingerprint, Role};
 use crate::secure::srtp::Profile;
 use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
 use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
+use crate::worker::tap;
 use rooms::{Room, Track};
 
 /// Time between two looks at what has expired, and two updates of the gauges.
@@ -57,6 +60,8 @@ pub struct Links {
     pub events: Vec<Consumer<Event>>,
     /// The workers' tables, for their load.
     pub tables: Vec<Arc<WorkerMetrics>>,
+    /// To whoever reads the tap.
+    pub tap: Option<tap::Source>,
 }
 
 /// Random 64 bits, cryptographically strong in the server, seeded in the simulator.
@@ -99,6 +104,8 @@ struct Session {
     etag: String,
     /// Published tracks, in the order of the m-lines received.
     tracks: Vec<TrackId>,
+    /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
+    wishes: Vec<(u16, Option<Choice>)>,
     stats: PeerStats,
     stats_at: Micros,
     bitrate_in: u64,
@@ -117,6 +124,7 @@ pub struct Director {
     workers: Vec<Office>,
     events: Vec<Consumer<Event>>,
     tables: Vec<Arc<WorkerMetrics>>,
+    tap: Option<tap::Source>,
     gauges: Arc<Gauges>,
     sessions: HashMap<u32, Session>,
     by_secret: HashMap<String, u32>,
@@ -143,6 +151,7 @@ impl Director {
             workers: links.commands.into_iter().map(Office::new).collect(),
             events: links.events,
             tables: links.tables,
+            tap: links.tap,
             gauges,
             sessions: HashMap::new(),
             by_secret: HashMap::new(),
@@ -173,11 +182,12 @@ impl Director {
             self.expire_unclaimed(now);
             self.publish_gauges();
         }
-        let mut flushed = true;
-        for office in &mut self.workers {
-            flushed &= office.flush();
-        }
-        if flushed { self.next_tick } else { now + Micros::from_millis(1) }
+        if self.flush() { self.next_tick } else { now + Micros::from_millis(1) }
+    }
+
+    /// Gives the workers what is meant for them; false if something had to stay.
+    fn flush(&mut self) -> bool {
+        self.workers.iter_mut().fold(true, |flushed, office| office.flush() & flushed)
     }
 
     /// Takes no more sessions and says goodbye to those there are.
@@ -197,9 +207,15 @@ impl Director {
                 let outcome = self.join(join, now);
                 let counter = if outcome.is_ok() { &self.gauges.joins } else { &self.gauges.refusals };
                 counter.fetch_add(1, Ordering::Relaxed);
+                // The workers first: a client may check as soon as it has the answer, and ffmpeg does so only once.
+                self.flush();
                 reply.send(outcome);
             }
-            Request::Patch { path, if_match, fragment, reply } => reply.send(self.patch(&path, &if_match, &fragment)),
+            Request::Patch { path, if_match, fragment, reply } => {
+                let outcome = self.patch(&path, &if_match, &fragment);
+                self.flush();
+                reply.send(outcome);
+            }
             Request::Leave { path, reply } => {
                 reply.send(self.find(&path).map(|slot| self.end(slot, "the client left")));
             }
@@ -207,6 +223,7 @@ impl Director {
             Request::Describe { path, reply } => {
                 reply.send(self.find(&path).map(|slot| self.session_view(&self.sessions[&slot], now)));
             }
+            Request::Layer { path, wish, reply } => reply.send(self.wish(&path, &wish)),
             Request::Rooms { reply } => reply.send(self.room_views(now)),
         }
     }
@@ -270,6 +287,7 @@ impl Director {
             credentials: vec![(ufrag, password)],
             etag: self.token(12),
             tracks,
+            wishes: Vec::new(),
             stats: PeerStats::default(),
             stats_at: now,
             bitrate_in: 0,
@@ -410,6 +428,7 @@ impl Director {
             Event::Stats { peer, stats } => {
                 if let Some(session) = self.session(peer) {
                     session.take_stats(stats, now);
+                    self.listen(peer.slot, now);
                 }
             }
             Event::Spent(Spent::Peer(peer)) => self.release(peer.id),

@@ -16,7 +16,7 @@ use super::api::Gauges;
 use crate::limits::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE, STREAMS_PER_PEER};
 use crate::metrics::{DropReason, WorkerMetrics};
 use crate::peer::Keys;
-use crate::secure::dtls::{DtlsError, Fingerprint, Handshake, Identity, Role};
+use crate::secure::dtls::{Association, DtlsError, Fingerprint, Identity, Role};
 use crate::secure::srtp::{self, KeyingMaterial, Profile};
 use crate::units::{Micros, PeerId, WorkerId};
 use crate::worker::mail::{Command, HandshakeEvent, HandshakeOffice, Outbox};
@@ -54,20 +54,21 @@ pub enum Notice {
     },
 }
 
-struct Association {
+struct Session {
     peer: PeerId,
     role: Role,
+    /// Empty once they have been handed to the association.
     fingerprints: Vec<Fingerprint>,
     publishes: bool,
     /// Known from the claim on.
     worker: Option<(WorkerId, SocketAddr)>,
-    handshake: Option<Box<Handshake>>,
+    association: Option<Association>,
 }
 
-/// The associations of one thread.
+/// The sessions of one thread, by slot.
 pub struct Handshakes {
     identity: Identity,
-    associations: HashMap<u32, Association>,
+    sessions: HashMap<u32, Session>,
     /// Slots whose handshake is not finished, for the timers.
     in_flight: Vec<u32>,
     per_source: HashMap<IpAddr, usize>,
@@ -122,7 +123,7 @@ impl Handshakes {
     pub fn new(identity: Identity, links: Links, metrics: Arc<WorkerMetrics>, gauges: Arc<Gauges>) -> Self {
         Handshakes {
             identity,
-            associations: HashMap::new(),
+            sessions: HashMap::new(),
             in_flight: Vec::new(),
             per_source: HashMap::new(),
             orders: links.orders,
@@ -165,21 +166,19 @@ impl Handshakes {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Expect { peer, role, fingerprints, publishes } => {
-                    let association = Association { peer, role, fingerprints, publishes, worker: None, handshake: None };
-                    self.associations.insert(peer.slot, association);
+                    let session = Session { peer, role, fingerprints, publishes, worker: None, association: None };
+                    self.sessions.insert(peer.slot, session);
                 }
                 Order::Forget { peer } => {
-                    if self.associations.get(&peer.slot).is_some_and(|association| association.peer == peer) {
+                    if self.sessions.get(&peer.slot).is_some_and(|session| session.peer == peer) {
                         self.settle(peer.slot);
-                        self.associations.remove(&peer.slot);
+                        self.sessions.remove(&peer.slot);
                     }
                 }
                 Order::CloseAll => {
-                    for slot in self.associations.keys().copied().collect::<Vec<_>>() {
-                        if let Some(handshake) =
-                            self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut())
-                        {
-                            handshake.close();
+                    for slot in self.sessions.keys().copied().collect::<Vec<_>>() {
+                        if let Some(association) = self.association(slot) {
+                            association.close();
                         }
                         self.collect(slot, Ok(()));
                     }
@@ -192,27 +191,26 @@ impl Handshakes {
         let peer = match &event {
             HandshakeEvent::Claimed { peer, .. } | HandshakeEvent::Datagram { peer, .. } => *peer,
         };
-        if self.associations.get(&peer.slot).is_none_or(|association| association.peer != peer) {
+        if self.sessions.get(&peer.slot).is_none_or(|session| session.peer != peer) {
             // The order may still be in the channel: it was sent before the worker could know of the session.
             self.read_orders();
         }
-        let Some(association) = self.associations.get_mut(&peer.slot).filter(|association| association.peer == peer) else {
+        let Some(session) = self.sessions.get_mut(&peer.slot).filter(|session| session.peer == peer) else {
             return;
         };
         match event {
             HandshakeEvent::Claimed { worker, address, .. } => {
-                association.worker = Some((worker, address));
-                if association.role == Role::Client && association.handshake.is_none() {
+                session.worker = Some((worker, address));
+                if session.role == Role::Client && session.association.is_none() {
                     self.begin(peer.slot, now);
                 }
             }
             HandshakeEvent::Datagram { packet, .. } => {
-                if association.handshake.is_none() && !self.begin(peer.slot, now) {
+                if session.association.is_none() && !self.begin(peer.slot, now) {
                     return;
                 }
-                let handshake = self.associations.get_mut(&peer.slot).and_then(|association| association.handshake.as_mut());
-                let Some(handshake) = handshake else { return };
-                let outcome = handshake.handle(packet.bytes(), now);
+                let Some(association) = self.association(peer.slot) else { return };
+                let outcome = association.handle(packet.bytes(), now);
                 self.collect(peer.slot, outcome);
             }
         }
@@ -221,23 +219,23 @@ impl Handshakes {
     /// Starts a handshake, unless there are too many. Only a session with a checked address gets here, so the cost of a
     /// handshake cannot be caused from a spoofed source.
     fn begin(&mut self, slot: u32, now: Micros) -> bool {
-        let Some(association) = self.associations.get_mut(&slot) else { return false };
-        let Some((_, address)) = association.worker else { return false };
+        let Some(session) = self.sessions.get_mut(&slot) else { return false };
+        let Some((_, address)) = session.worker else { return false };
         let from_source = self.per_source.entry(address.ip().to_canonical()).or_default();
         if self.in_flight.len() >= HANDSHAKES_MAX || *from_source >= HANDSHAKES_PER_SOURCE {
             self.metrics.count_drop(DropReason::DtlsLimit);
             return false;
         }
-        match Handshake::new(&self.identity, association.role, association.fingerprints.clone(), now) {
-            Ok(handshake) => {
+        match Association::new(&self.identity, session.role, std::mem::take(&mut session.fingerprints), now) {
+            Ok(association) => {
                 *from_source += 1;
-                association.handshake = Some(Box::new(handshake));
+                session.association = Some(association);
                 self.in_flight.push(slot);
                 self.collect(slot, Ok(()));
                 true
             }
             Err(error) => {
-                let _ = self.notices.send(Notice::Failed { peer: association.peer, reason: error.to_string() });
+                let _ = self.notices.send(Notice::Failed { peer: session.peer, reason: error.to_string() });
                 false
             }
         }
@@ -245,11 +243,11 @@ impl Handshakes {
 
     /// Passes on what a handshake has to say after it was given something.
     fn collect(&mut self, slot: u32, outcome: Result<(), DtlsError>) {
-        let Some(association) = self.associations.get_mut(&slot) else { return };
-        let (peer, role, Some((worker, _))) = (association.peer, association.role, association.worker) else { return };
-        let Some(handshake) = association.handshake.as_mut() else { return };
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        let (peer, role, Some((worker, _))) = (session.peer, session.role, session.worker) else { return };
+        let Some(association) = session.association.as_mut() else { return };
         let Some(office) = self.commands.get_mut(worker.0 as usize) else { return };
-        while let Some(datagram) = handshake.poll_transmit() {
+        while let Some(datagram) = association.poll_transmit() {
             office.send(Command::Datagram { peer, bytes: datagram.into() });
         }
         if let Err(error) = outcome {
@@ -259,11 +257,11 @@ impl Handshakes {
             return;
         }
         // SCTP comes with the rooms; until then application data is read and let go.
-        while handshake.poll_application_data().is_some() {}
-        let closed = handshake.closed_by_peer();
-        if let Some(keys) = handshake.keys() {
+        while association.poll_application_data().is_some() {}
+        let closed = association.closed_by_peer();
+        if let Some(keys) = association.keys() {
             let profile = keys.profile;
-            match make_keys(profile, &keys.exporter, role, association.publishes) {
+            match make_keys(profile, &keys.exporter, role, session.publishes) {
                 Some(keys) => {
                     office.send(Command::Keys { peer, keys: Box::new(keys) });
                     let _ = self.notices.send(Notice::Connected { peer, profile });
@@ -287,8 +285,7 @@ impl Handshakes {
         if before == self.in_flight.len() {
             return;
         }
-        let source =
-            self.associations.get(&slot).and_then(|association| association.worker).map(|(_, address)| address.ip().to_canonical());
+        let source = self.sessions.get(&slot).and_then(|session| session.worker).map(|(_, address)| address.ip().to_canonical());
         if let Some(source) = source
             && let Some(count) = self.per_source.get_mut(&source)
         {
@@ -299,13 +296,15 @@ impl Handshakes {
         }
     }
 
+    fn association(&mut self, slot: u32) -> Option<&mut Association> {
+        self.sessions.get_mut(&slot)?.association.as_mut()
+    }
+
     fn timers(&mut self, now: Micros) {
         for slot in self.in_flight.clone() {
-            let handshake = self.associations.get_mut(&slot).and_then(|association| association.handshake.as_mut());
-            let Some(handshake) = handshake.filter(|handshake| handshake.poll_timeout().is_some_and(|at| at <= now)) else {
-                continue;
-            };
-            let outcome = handshake.handle_timeout(now);
+            let due = |association: &&mut Association| association.poll_timeout().is_some_and(|at| at <= now);
+            let Some(association) = self.association(slot).filter(due) else { continue };
+            let outcome = association.handle_timeout(now);
             self.collect(slot, outcome);
         }
     }

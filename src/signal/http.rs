@@ -24,7 +24,7 @@ use super::{whep, whip};
 use crate::config::{IceServer, Plan};
 
 pub use failure::Failure;
-pub(super) use resource::{endpoint, session};
+pub(super) use resource::{endpoint, layer, session};
 pub use server::{Listener, ServeError};
 
 /// What the handlers need.

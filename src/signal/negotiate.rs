@@ -56,10 +56,11 @@ pub enum Purpose {
     Watch,
 }
 
-/// The codecs an endpoint may use; the order is the offerer's.
+/// The codecs an endpoint may use (the order is the offerer's), and whether viewers' bandwidth is estimated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodecPolicy {
     allowed: ArrayVec<Codec, 8>,
+    estimates: bool,
 }
 
 impl CodecPolicy {
@@ -71,7 +72,14 @@ impl CodecPolicy {
                 let _ = allowed.try_push(codec);
             }
         }
-        CodecPolicy { allowed }
+        CodecPolicy { allowed, estimates: true }
+    }
+    /// Whether viewers are asked to tell what their paths carry (`media.bandwidth_estimation`).
+    pub fn estimating(self, estimates: bool) -> CodecPolicy {
+        CodecPolicy { estimates, ..self }
+    }
+    pub fn estimates(&self) -> bool {
+        self.estimates
     }
     pub fn allows(&self, codec: Codec) -> bool {
         self.allowed.contains(&codec)
@@ -155,7 +163,7 @@ fn accept(
     policy: &CodecPolicy,
 ) -> Result<Vec<Accepted>, NegotiateError> {
     let mut accepted: Vec<Accepted> = Vec::new();
-    let mut extensions = stream::BundleExtensions::default();
+    let mut extensions = stream::BundleExtensions::new(offer.extmap_allow_mixed);
     // Why an m-line was passed over; told if nothing is left.
     let mut reason = None;
     for (index, media) in offer.media.iter().enumerate() {
@@ -193,6 +201,7 @@ fn accept(
     }
     check_conflicts(&accepted)?;
     if purpose == Purpose::Watch {
+        stream::settle_feedback(&mut accepted, policy);
         for accepted in &mut accepted {
             let media = Ssrc(new_ssrc());
             let rtx = accepted.config.codecs.iter().any(|codec| codec.rtx.is_some()).then(|| Ssrc(new_ssrc()));
@@ -257,7 +266,7 @@ fn accept_media(
     let transport_sequence = media.extmaps.iter().any(|extmap| extmap.kind == ExtensionKind::TransportSequence);
     let codecs = codec::agree(media, purpose, policy, transport_sequence);
     let Some(first) = codecs.first() else { return Ok(None) };
-    let (map, extmaps) = extensions.agree(media, kind, purpose);
+    let (map, extmaps) = extensions.agree(media, first.config.codec, purpose);
     let mut config = MediaConfig {
         mid,
         kind,
@@ -267,6 +276,7 @@ fn accept_media(
         },
         codecs: codecs.iter().map(|codec| codec.config).collect(),
         extensions: map,
+        fec: (purpose == Purpose::Watch && kind == MediaKind::Video).then(|| codec::fec(media, &codecs)).flatten(),
         remote_streams: ArrayVec::new(),
         rids: ArrayVec::new(),
         local_stream: None,
@@ -306,14 +316,14 @@ fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
     let mut payload_types = 0_u128;
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
-        for codec in &accepted.config.codecs {
-            for payload_type in [Some(codec.payload_type), codec.rtx].into_iter().flatten() {
-                let bit = 1_u128.checked_shl(u32::from(payload_type.0)).unwrap_or(0);
-                if payload_types & bit != 0 {
-                    return Err(NegotiateError::PayloadTypeConflict { payload_type: payload_type.0 });
-                }
-                payload_types |= bit;
+        let fec = accepted.config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]);
+        let of_codecs = accepted.config.codecs.iter().flat_map(|codec| [Some(codec.payload_type), codec.rtx, codec.red]);
+        for payload_type in of_codecs.flatten().chain(fec) {
+            let bit = 1_u128.checked_shl(u32::from(payload_type.0)).unwrap_or(0);
+            if payload_types & bit != 0 {
+                return Err(NegotiateError::PayloadTypeConflict { payload_type: payload_type.0 });
             }
+            payload_types |= bit;
         }
         for pair in &accepted.config.remote_streams {
             for ssrc in [Some(pair.media), pair.rtx].into_iter().flatten() {

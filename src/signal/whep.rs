@@ -3,6 +3,10 @@
 //! `POST /whep/{room}` makes a session; its URL, given in `Location`, takes PATCH and DELETE. The draft lets a server answer
 //! an offer with a counter-offer (406); this one never does, so an SDP answer by PATCH is 415. A viewer who comes before the
 //! publisher is admitted rather than sent away with 409. All the rest is in `http/resource.rs`, which WHIP shares.
+//!
+//! `POST {session}/layer` says what the viewer wants of the picture at most (a simulcast encoding, spatial and temporal layers, or
+//! nothing), as the layer selection extension of the draft's first versions did (`urn:ietf:params:whep:ext:core:layer`); the 201 has
+//! a `Link` to it.
 
 use std::sync::Arc;
 
@@ -15,7 +19,10 @@ use super::api::{Purpose, SessionPath};
 use super::http::{self, Failure, Services};
 
 pub fn routes() -> Router<Arc<Services>> {
-    Router::new().route("/whep/{room}", any(endpoint)).route("/whep/{room}/{session}", any(session))
+    Router::new()
+        .route("/whep/{room}", any(endpoint))
+        .route("/whep/{room}/{session}", any(session))
+        .route("/whep/{room}/{session}/layer", any(layer))
 }
 
 async fn endpoint(State(services): State<Arc<Services>>, Path(room): Path<String>, request: Request) -> Result<Response, Failure> {
@@ -28,4 +35,12 @@ async fn session(
     request: Request,
 ) -> Result<Response, Failure> {
     http::session(&services, SessionPath { room, purpose: Purpose::Watch, session }, request).await
+}
+
+async fn layer(
+    State(services): State<Arc<Services>>,
+    Path((room, session)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    http::layer(&services, SessionPath { room, purpose: Purpose::Watch, session }, request).await
 }

@@ -2,6 +2,9 @@
 //!
 //! `POST /whip/{room}` makes a session; its URL, given in `Location`, takes PATCH and DELETE. A room has one publisher at a
 //! time: a second one gets 409. All the rest is in `http/resource.rs`, which WHEP shares.
+//!
+//! WHIP has no way for a server to say that nobody watches an encoding. A client that wants to know asks: `GET {session}/layer` tells
+//! what flows, and under `unwatched` the simulcast encodings that it may switch off. Nothing happens if it does not.
 
 use std::sync::Arc;
 
@@ -14,7 +17,10 @@ use super::api::{Purpose, SessionPath};
 use super::http::{self, Failure, Services};
 
 pub fn routes() -> Router<Arc<Services>> {
-    Router::new().route("/whip/{room}", any(endpoint)).route("/whip/{room}/{session}", any(session))
+    Router::new()
+        .route("/whip/{room}", any(endpoint))
+        .route("/whip/{room}/{session}", any(session))
+        .route("/whip/{room}/{session}/layer", any(layer))
 }
 
 async fn endpoint(State(services): State<Arc<Services>>, Path(room): Path<String>, request: Request) -> Result<Response, Failure> {
@@ -27,4 +33,12 @@ async fn session(
     request: Request,
 ) -> Result<Response, Failure> {
     http::session(&services, SessionPath { room, purpose: Purpose::Publish, session }, request).await
+}
+
+async fn layer(
+    State(services): State<Arc<Services>>,
+    Path((room, session)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    http::layer(&services, SessionPath { room, purpose: Purpose::Publish, session }, request).await
 }

@@ -28,8 +28,7 @@ pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
 
 fn read(payload: &[u8]) -> Option<Descriptor> {
     // Z, Y, two bits of W, N.
-    let (&header, mut rest) = payload.split_first()?;
-    let elements = header >> 4 & 3;
+    let &header = payload.first()?;
     let mut descriptor = Descriptor {
         continues: header & 0x80 != 0,
         continued: header & 0x40 != 0,
@@ -37,26 +36,18 @@ fn read(payload: &[u8]) -> Option<Descriptor> {
         ..Descriptor::default()
     };
     // A coded video sequence begins with a new OBU.
-    if rest.is_empty() || descriptor.continues && descriptor.new_sequence {
+    if payload.len() < 2 || descriptor.continues && descriptor.new_sequence {
         return None;
     }
-    let mut index = 0;
-    while !rest.is_empty() {
-        index += 1;
-        // With W elements, the last goes to the end of the packet and has no length before it.
-        let element = if index == elements {
-            std::mem::take(&mut rest)
-        } else {
-            let (len, after) = leb128(rest)?;
-            let (element, after) = after.split_at_checked(len)?;
-            rest = after;
-            element
-        };
-        if index > 1 || !descriptor.continues {
+    let mut count = 0;
+    for element in elements(payload) {
+        count += 1;
+        let element = element?;
+        if count > 1 || !descriptor.continues {
             descriptor.add(element)?;
         }
     }
-    if index < elements {
+    if count < header as usize >> 4 & 3 {
         return None;
     }
     descriptor.key_frame = descriptor.new_sequence;
@@ -80,8 +71,30 @@ impl Descriptor {
     }
 }
 
+/// The elements of a payload, the aggregation header in front: OBUs, of which the first and the last may be parts. An element that
+/// does not fit into the packet is `None`, and the last.
+pub fn elements(payload: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    let (count, mut rest) = payload.split_first().map_or((0, &[][..]), |(header, rest)| (header >> 4 & 3, rest));
+    let mut index = 0usize;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        index += 1;
+        // With W elements, the last goes to the end of the packet and has no length before it.
+        if index == count as usize {
+            return Some(Some(std::mem::take(&mut rest)));
+        }
+        let split = leb128(std::mem::take(&mut rest)).and_then(|(len, after)| after.split_at_checked(len));
+        Some(split.map(|(element, after)| {
+            rest = after;
+            element
+        }))
+    })
+}
+
 /// A length in little-endian groups of seven bits, at most eight of them (AV1 specification, section 4.10.5), and what follows.
-fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+pub fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut value = 0u64;
     for (index, byte) in bytes.iter().enumerate().take(8) {
         value |= ((byte & 0x7f) as u64) << (7 * index);
@@ -130,6 +143,10 @@ mod tests {
         assert!(parse(&[0x00, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).is_err(), "nine groups");
         assert!(parse(&[0x10, 0x80]).is_err(), "forbidden bit");
         assert!(parse(&[0x98, 0x08, 1]).is_err(), "a new sequence that continues a packet");
+        let mut many = [0; 300];
+        assert!(parse(&many).is_ok(), "very many empty elements");
+        many[299] = 5;
+        assert!(parse(&many).is_err(), "the last of very many is not whole");
     }
 
     proptest! {

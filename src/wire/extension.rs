@@ -82,6 +82,9 @@ impl ExtensionMap {
     pub fn set(&mut self, kind: ExtensionKind, id: u8) {
         self.ids[kind as usize] = id;
     }
+    pub fn clear(&mut self, kind: ExtensionKind) {
+        self.ids[kind as usize] = 0;
+    }
     pub fn id(&self, kind: ExtensionKind) -> Option<u8> {
         match self.ids[kind as usize] {
             0 => None,
@@ -170,14 +173,19 @@ impl<'a> Iterator for Elements<'a> {
 /// needs two. An element of id 0 or of more than 255 bytes cannot be written and is left out.
 #[inline]
 pub(super) fn write<'e>(writer: &mut Writer, elements: impl Iterator<Item = (u8, &'e [u8])> + Clone) -> Option<()> {
-    if elements.clone().next().is_none() {
-        return Some(());
-    }
     let start = writer.len();
     // The two-byte form is rare and no shorter, so it is tried when the other has failed.
-    if !write_form(writer, ONE_BYTE_PROFILE, elements.clone())? {
-        writer.truncate(start);
-        write_form(writer, TWO_BYTE_PROFILE, elements)?;
+    match write_form(writer, ONE_BYTE_PROFILE, elements.clone()) {
+        Some(true) => {}
+        Some(false) => {
+            writer.truncate(start);
+            write_form(writer, TWO_BYTE_PROFILE, elements)?;
+        }
+        // No room: none is needed for no elements.
+        None => {
+            writer.truncate(start);
+            return elements.clone().next().is_none().then_some(());
+        }
     }
     let words = (writer.len() - start) / 4 - 1;
     if words == 0 {
@@ -189,20 +197,28 @@ pub(super) fn write<'e>(writer: &mut Writer, elements: impl Iterator<Item = (u8,
 
 /// Writes the elements in one form, with a length yet to be set; false if one does not fit the form.
 #[inline]
-fn write_form<'e>(writer: &mut Writer, profile: u16, elements: impl Iterator<Item = (u8, &'e [u8])>) -> Option<bool> {
+fn write_form<'e>(writer: &mut Writer, profile: u16, mut elements: impl Iterator<Item = (u8, &'e [u8])>) -> Option<bool> {
     let [high, low] = profile.to_be_bytes();
     writer.bytes(&[high, low, 0, 0])?;
-    for (id, data) in elements {
+    let mut fits = true;
+    // Not `for`: chained iterators step much quicker from inside.
+    let space = elements.try_for_each(|(id, data)| {
         match (profile, id, data.len()) {
-            (_, 0, _) | (_, _, 256..) => continue,
+            (_, 0, _) | (_, _, 256..) => return Some(()),
             (ONE_BYTE_PROFILE, 1..=14, len @ 1..=16) => writer.u8(id << 4 | (len - 1) as u8)?,
-            (ONE_BYTE_PROFILE, _, _) => return Some(false),
+            (ONE_BYTE_PROFILE, _, _) => {
+                fits = false;
+                return None;
+            }
             (_, _, len) => writer.bytes(&[id, len as u8])?,
         }
-        writer.bytes(data)?;
+        writer.bytes(data)
+    });
+    if fits {
+        space?;
+        writer.align()?;
     }
-    writer.align()?;
-    Some(true)
+    Some(fits)
 }
 
 #[cfg(test)]

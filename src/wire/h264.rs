@@ -2,8 +2,13 @@
 //!
 //! Such a picture begins with its sequence parameter set where there is one in the stream, else with the first slice of an IDR
 //! picture. Browsers send both in one packet or the set just before.
+//!
+//! Temporal layers are not told, but whether another picture refers to a slice is (nal_ref_idc, ITU-T H.264 §7.4.1). Pictures to which
+//! none does make up the highest temporal layer; here they are layer 1, and all others layer 0. Of L1T2 that is the whole truth, of
+//! L1T3 the upper half.
 
 use super::bytes::u16_at;
+use super::layer::Layer;
 use crate::metrics::DropReason;
 
 /// NAL unit types (ITU-T H.264 table 7-1; 24 and above: RFC 6184 §5.2).
@@ -26,9 +31,34 @@ pub struct Descriptor {
     pub end_of_nal: bool,
     /// First packet of a picture that needs no earlier one.
     pub key_frame: bool,
+    /// The packet has slices, and no other picture refers to them.
+    pub discardable: bool,
+    /// A slice begins in the packet that is the first of its picture, or something that comes before the slices of one.
+    pub start_of_picture: bool,
 }
 
+/// NAL unit types that come before the first slice of a picture: SEI, parameter sets, access unit delimiter (ITU-T H.264
+/// §7.4.1.2.3).
+const BEFORE_SLICES: u32 = 1 << 6 | 1 << SEQUENCE_PARAMETER_SET | 1 << 8 | 1 << 9;
+/// Slices, whole or in partitions, and slices of IDR pictures.
+const SLICES: u32 = 0b11_1110;
+
 impl Descriptor {
+    /// `marker` is the packet's: the last packet of a picture has it. More than one packet of a picture may say that it starts one, and
+    /// only packets with a slice of an IDR picture say that it refers to no earlier one.
+    pub fn layer(&self, marker: bool) -> Layer {
+        Layer {
+            // All that a discardable picture refers to is in layer 0.
+            switch_from: 0,
+            switch_to: 1,
+            start_of_frame: self.start_of_picture,
+            end_of_frame: marker,
+            inter_picture: !self.key_frame && !self.has(IDR),
+            discardable: self.discardable,
+            ..Layer::of_temporal(self.discardable as u8)
+        }
+    }
+
     /// The packet has a NAL unit of this type, or a fragment of one.
     pub fn has(&self, nal_type: u8) -> bool {
         nal_type < 32 && self.nal_types >> nal_type & 1 == 1
@@ -37,9 +67,15 @@ impl Descriptor {
     /// Notes a NAL unit, of which `header` is the first byte and `content` begins after it.
     fn add(&mut self, header: u8, content: &[u8], start: bool) {
         let nal_type = header & 0x1f;
+        let slice = SLICES >> nal_type & 1 == 1;
+        if slice {
+            // All slices of the packet are, the first and those before.
+            self.discardable = header & 0x60 == 0 && (self.nal_types & SLICES == 0 || self.discardable);
+        }
         self.nal_types |= 1 << nal_type;
         // first_mb_in_slice comes first; 0 is coded as a one bit. A later slice of an IDR picture is no beginning.
         let first_slice = content.first().is_some_and(|byte| byte & 0x80 != 0);
+        self.start_of_picture |= start && (slice && first_slice || BEFORE_SLICES >> nal_type & 1 == 1);
         self.key_frame |= start && (nal_type == SEQUENCE_PARAMETER_SET || nal_type == IDR && first_slice);
     }
 }
@@ -51,7 +87,14 @@ pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
 
 fn read(payload: &[u8]) -> Option<Descriptor> {
     let (header, rest) = payload.split_first()?;
-    let mut descriptor = Descriptor { nal_types: 0, start_of_nal: true, end_of_nal: true, key_frame: false };
+    let mut descriptor = Descriptor {
+        nal_types: 0,
+        start_of_nal: true,
+        end_of_nal: true,
+        key_frame: false,
+        discardable: false,
+        start_of_picture: false,
+    };
     match header & 0x1f {
         STAP_A => aggregate(&mut descriptor, rest, 0)?,
         // A decoding order number comes first.
@@ -63,7 +106,8 @@ fn read(payload: &[u8]) -> Option<Descriptor> {
             let (fragment, content) = rest.split_first()?;
             let content = if nal_type == FU_B { content.get(2..)? } else { content };
             (descriptor.start_of_nal, descriptor.end_of_nal) = (fragment & 0x80 != 0, fragment & 0x40 != 0);
-            descriptor.add(*fragment, content, descriptor.start_of_nal);
+            // nal_ref_idc stands in the first byte, the type in the fragment's.
+            descriptor.add(header & 0x60 | fragment & 0x1f, content, descriptor.start_of_nal);
         }
         1..=23 => descriptor.add(*header, rest, true),
         _ => {}
@@ -89,6 +133,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::dependency;
+    use crate::wire::vectors::{self, packets};
 
     fn key_frame(payload: &[u8]) -> Option<bool> {
         parse(payload).ok().map(|descriptor| descriptor.key_frame)
@@ -127,6 +173,39 @@ mod tests {
         assert_eq!(key_frame(&[0x7c]), None);
         let last = parse(&[0x7c, 0x45, 0x88]).expect("a payload");
         assert!(last.end_of_nal && !last.start_of_nal && last.has(IDR));
+    }
+
+    #[test]
+    fn nal_ref_idc_tells_what_is_discardable() {
+        let discardable = |payload: &[u8]| parse(payload).expect("a payload").discardable;
+        assert!(discardable(&[0x01, 0xe0]) && !discardable(&[0x61, 0xe0]) && !discardable(&[0x21, 0xe0]));
+        assert!(discardable(&[0x1c, 0x81, 0xe0]) && !discardable(&[0x7c, 0x81, 0xe0]), "fragments");
+        assert!(discardable(&[0x18, 0, 2, 0x06, 1, 0, 2, 0x01, 0xe0]), "SEI before the slice");
+        assert!(!discardable(&[0x78, 0, 2, 0x01, 0xe0, 0, 2, 0x41, 0xe0]), "one slice of two");
+        assert!(!discardable(&[0x78, 0, 2, 0x41, 0xe0, 0, 2, 0x01, 0xe0]), "one slice of two");
+        assert!(!discardable(&[0x06, 1]), "no slice");
+    }
+
+    /// Chromium sends the dependency descriptor beside: two parsers of two formats must tell the same.
+    #[test]
+    fn the_dependency_descriptor_tells_the_same_of_what_chromium_sends() {
+        let mut reader = dependency::Reader::default();
+        let mut layers = [0; 2];
+        let mut ended = None;
+        for packet in packets(vectors::H264_L1T2) {
+            let other = reader.read(&packet.descriptor, packet.timestamp).expect("a dependency descriptor").layer();
+            let ours = parse(&packet.payload).expect("a payload").layer(packet.marker);
+            let what = format!("{:?}: {ours:?}", packet.sequence_number);
+            assert_eq!((ours.temporal, ours.discardable), (other.temporal, other.discardable), "{what}");
+            assert_eq!((ours.inter_picture, ours.end_of_frame), (other.inter_picture, other.end_of_frame), "{what}");
+            assert!(ours.start_of_frame || !other.start_of_frame, "{what}");
+            if ended == Some(packet.sequence_number) {
+                assert!(other.start_of_frame && ours.start_of_frame, "{what}");
+            }
+            ended = ours.end_of_frame.then_some(packet.sequence_number.next());
+            layers[ours.temporal as usize] += 1;
+        }
+        assert!(layers.iter().all(|packets| *packets > 80), "{layers:?}");
     }
 
     proptest! {

@@ -8,6 +8,15 @@ pub struct PictureIds {
     pub picture_id: Option<(u8, bool, u16)>,
     /// Offset in the payload and value.
     pub tl0_pic_idx: Option<(u8, u8)>,
+    /// A receiver takes a gap in the picture ids for a loss (VP8). In VP9 their differences carry meaning, and gaps do not.
+    pub gapless: bool,
+}
+
+impl PictureIds {
+    /// The picture id, if pictures that are left out must leave no gap in them.
+    pub fn gapless_id(&self) -> Option<u16> {
+        self.picture_id.filter(|_| self.gapless).map(|(_, _, id)| id)
+    }
 }
 
 impl PictureIds {

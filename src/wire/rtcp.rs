@@ -1,4 +1,4 @@
-//! RTCP compound packets (RFC 3550 §6, RFC 4585, RFC 5104, RFC 3611): typed views of what is received, and writers.
+//! RTCP compound packets (RFC 3550 §6, RFC 4585, RFC 5104, RFC 3611, RFC 8888): typed views of what is received, and writers.
 //!
 //! [`packets`] checks how the compound packet divides into packets before anything is read, so a truncated one has no effect at
 //! all. Reduced-size packets (RFC 5506) are taken: the first need not be a report.
@@ -20,6 +20,8 @@ const PAYLOAD_FEEDBACK: u8 = 206;
 const EXTENDED_REPORT: u8 = 207;
 
 const FORMAT_NACK: u8 = 1;
+/// CCFB (RFC 8888 §3.1).
+const FORMAT_CONGESTION_CONTROL: u8 = 11;
 const FORMAT_TRANSPORT_WIDE: u8 = 15;
 const FORMAT_PLI: u8 = 1;
 const FORMAT_FIR: u8 = 4;
@@ -46,6 +48,7 @@ pub enum Feedback<'a> {
     Fir(Fir<'a>),
     Remb(Remb<'a>),
     TransportWide(TransportWide<'a>),
+    CongestionControl(CongestionControl<'a>),
     ExtendedReport(ExtendedReport<'a>),
     /// A packet type or feedback format the server has no use for.
     Other {
@@ -60,8 +63,8 @@ pub fn packets(compound: &[u8]) -> Result<impl Iterator<Item = Result<Feedback<'
     let mut rest = compound;
     while !rest.is_empty() {
         let (packet, after) = split(rest).ok_or(DropReason::RtcpMalformed)?;
-        // Only the last packet may be padded (RFC 3550 §6.4.1).
-        if packet.padded && !after.is_empty() {
+        // Only the last packet may be padded (RFC 3550 §6.4.1), but libwebrtc pads each transport-wide report of several.
+        if packet.padded && !after.is_empty() && packet.packet_type != TRANSPORT_FEEDBACK {
             return Err(DropReason::RtcpMalformed);
         }
         rest = after;
@@ -97,10 +100,10 @@ fn split(bytes: &[u8]) -> Option<(Raw<'_>, &[u8])> {
     let padded = flags & 0x20 != 0;
     let mut body = packet.get(4..)?;
     if padded {
-        // The last byte counts the padding, itself included, in steps of four (RFC 3550 §6.4.1).
+        // The last byte counts the padding, itself included: in steps of four (RFC 3550 §6.4.1), but transport-wide feedback is
+        // padded to the next word by one to three bytes (libwebrtc, str0m).
         let count = match *body.last()? {
             0 => return None,
-            count if count % 4 != 0 => return None,
             count => count as usize,
         };
         body = body.get(..body.len().checked_sub(count)?)?;
@@ -130,6 +133,9 @@ impl<'a> Raw<'a> {
                 media_ssrc: ssrc_at(body, 4)?,
                 bytes: body.get(8..)?,
             }),
+            (TRANSPORT_FEEDBACK, FORMAT_CONGESTION_CONTROL) => {
+                Feedback::CongestionControl(CongestionControl { sender_ssrc: ssrc_at(body, 0)?, bytes: body.get(4..)? })
+            }
             (PAYLOAD_FEEDBACK, FORMAT_PLI) => Feedback::Pli(Pli { sender_ssrc: ssrc_at(body, 0)?, media_ssrc: ssrc_at(body, 4)? }),
             (PAYLOAD_FEEDBACK, FORMAT_FIR) => {
                 Feedback::Fir(Fir { sender_ssrc: ssrc_at(body, 0)?, entries: body.get(8..)?.as_chunks().0 })
@@ -352,6 +358,13 @@ impl<'a> Remb<'a> {
 pub struct TransportWide<'a> {
     pub sender_ssrc: Ssrc,
     pub media_ssrc: Ssrc,
+    pub bytes: &'a [u8],
+}
+
+/// RTP congestion control feedback (RFC 8888); [`super::ccfb`] reads `bytes`.
+#[derive(Clone, Copy, Debug)]
+pub struct CongestionControl<'a> {
+    pub sender_ssrc: Ssrc,
     pub bytes: &'a [u8],
 }
 
@@ -681,7 +694,7 @@ mod tests {
         let padded = [0xa1, 206, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 4];
         assert!(matches!(all(&padded).as_deref(), Some([Feedback::Pli(_)])));
         assert!(all(&[&padded[..], &pli].concat()).is_none(), "only the last packet may be padded");
-        for count in [0, 3, 16] {
+        for count in [0, 13, 20] {
             let mut padded = padded;
             padded[15] = count;
             assert!(all(&padded).is_none(), "padding of {count}");
@@ -709,6 +722,9 @@ mod tests {
             Feedback::Remb(remb) => remb.ssrcs().count(),
             Feedback::TransportWide(feedback) => {
                 super::super::twcc::Report::parse(feedback.bytes).map_or(0, |r| r.packets().count())
+            }
+            Feedback::CongestionControl(feedback) => {
+                super::super::ccfb::Report::parse(feedback.bytes).map_or(0, |r| r.blocks().count())
             }
             Feedback::ExtendedReport(report) => {
                 report.delays_since_last_rr().count() + report.receiver_reference_time().is_some() as usize

@@ -1,5 +1,9 @@
 //! The VP8 payload descriptor (RFC 7741 §4.2) and, in a key frame's first packet, the frame header (RFC 7741 §4.3).
+//!
+//! When temporal layers are left out, picture ids must be made continuous: a gap in them is a lost picture. TL0PICIDX stays.
+//! Chromium leaves picture ids, TL0PICIDX and temporal layers out of the descriptor when it sends dependency descriptors.
 
+use super::layer::Layer;
 use super::picture::{PictureIds, read_picture_id};
 use crate::metrics::DropReason;
 
@@ -14,7 +18,7 @@ pub struct Descriptor {
     /// PID: partition index.
     pub partition: u8,
     pub picture: PictureIds,
-    /// TID: temporal layer, and Y: the picture refers to the base layer only, so that a receiver may switch up here.
+    /// TID: temporal layer, and Y: the picture refers to the newest picture of layer 0 only.
     pub temporal: Option<(u8, bool)>,
     /// KEYIDX.
     pub key_index: Option<u8>,
@@ -28,6 +32,23 @@ impl Descriptor {
     pub fn picture_ids(&self) -> PictureIds {
         self.picture
     }
+
+    /// `marker` is the packet's: the last packet of a frame has it. Of a frame's packets, only the first tells whether it refers to
+    /// earlier pictures; the others say that it does.
+    pub fn layer(&self, marker: bool) -> Layer {
+        let (temporal, sync) = self.temporal.unwrap_or_default();
+        // Layer by layer: a picture that Y says nothing of may refer to one of the layer between.
+        let (switch_from, switch_to) = if sync && temporal > 0 { (temporal - 1, temporal) } else { (1, 0) };
+        Layer {
+            switch_from,
+            switch_to,
+            start_of_frame: self.start_of_partition && self.partition == 0,
+            end_of_frame: marker,
+            inter_picture: !self.key_frame,
+            discardable: self.non_reference,
+            ..Layer::of_temporal(temporal)
+        }
+    }
 }
 
 /// Reads an RTP payload.
@@ -38,7 +59,7 @@ pub fn parse(payload: &[u8]) -> Result<Descriptor, DropReason> {
 fn read(payload: &[u8]) -> Option<Descriptor> {
     let first = *payload.first()?;
     let mut at = 1;
-    let mut picture = PictureIds::default();
+    let mut picture = PictureIds { gapless: true, ..PictureIds::default() };
     let (mut temporal, mut key_index) = (None, None);
     // X: an extension byte follows, its bits I, L, T and K say what comes after.
     if first & 0x80 != 0 {
@@ -91,6 +112,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::dependency;
+    use crate::wire::vectors::{self, packets};
 
     #[test]
     fn a_key_frame_with_every_field() {
@@ -98,7 +121,10 @@ mod tests {
         let descriptor = parse(&payload).expect("a descriptor");
         assert_eq!(descriptor.len, 6);
         assert!(descriptor.start_of_partition && descriptor.key_frame && !descriptor.non_reference);
-        assert_eq!(descriptor.picture, PictureIds { picture_id: Some((2, true, 0x5234)), tl0_pic_idx: Some((4, 0x56)) });
+        assert_eq!(
+            descriptor.picture,
+            PictureIds { picture_id: Some((2, true, 0x5234)), tl0_pic_idx: Some((4, 0x56)), gapless: true }
+        );
         assert_eq!(descriptor.temporal, Some((1, true)));
         assert_eq!(descriptor.key_index, Some(0x11));
         assert_eq!(descriptor.resolution, Some((640, 360)));
@@ -115,7 +141,7 @@ mod tests {
     fn short_picture_ids_and_none() {
         // RFC 7741 §4.5.2 and §4.5.3's examples: no extension, and a 7-bit picture id.
         let plain = parse(&[0x10, 0x01]).expect("a descriptor");
-        assert_eq!((plain.len, plain.picture, plain.key_frame), (1, PictureIds::default(), false));
+        assert_eq!((plain.len, plain.picture, plain.key_frame), (1, PictureIds { gapless: true, ..PictureIds::default() }, false));
         let short = [0x90, 0x80, 0x11, 0x00];
         let descriptor = parse(&short).expect("a descriptor");
         assert_eq!((descriptor.len, descriptor.picture.picture_id), (3, Some((2, false, 0x11))));
@@ -139,6 +165,34 @@ mod tests {
             assert_eq!(parse(&payload[..len]), Err(DropReason::PayloadMalformed));
         }
         assert!(parse(&payload).is_ok());
+    }
+
+    /// The dependency descriptors of another capture of the same mode name the same layers at the same places of the pattern.
+    #[test]
+    fn temporal_layers_of_chromium() {
+        let layers = |capture| {
+            let mut reader = dependency::Reader::default();
+            let first_packets = packets(capture).into_iter().filter_map(move |packet| {
+                let descriptor = parse(&packet.payload).expect("a payload");
+                let ours = descriptor.layer(packet.marker);
+                let other = reader.read(&packet.descriptor, packet.timestamp).map(|read| read.layer());
+                ours.start_of_frame.then_some((descriptor, ours, other))
+            });
+            first_packets.take(40).collect::<Vec<_>>()
+        };
+        let (plain, described) = (layers(vectors::VP8_L1T3_PLAIN), layers(vectors::VP8_L1T3));
+        for (index, ((descriptor, ours, _), (bare, _, other))) in plain.iter().zip(&described).enumerate() {
+            let other = other.expect("a dependency descriptor");
+            assert_eq!(bare.temporal, None, "not told twice");
+            assert_eq!((ours.temporal, ours.inter_picture), (other.temporal, other.inter_picture), "frame {index}");
+            assert_eq!(ours.discardable, other.discardable, "frame {index}");
+            assert_eq!(descriptor.temporal.is_some_and(|(_, sync)| sync) && ours.temporal > 0, ours.switch_to > 0);
+        }
+        let raised = plain.iter().fold((0, 0), |(limit, raised), (_, layer, _)| {
+            let next = layer.temporal_limit(limit, 2);
+            (if layer.temporal == 0 { 0 } else { next }, raised + (next > limit && layer.inter_picture) as u32)
+        });
+        assert!(raised.1 > 0, "there are switching points");
     }
 
     proptest! {

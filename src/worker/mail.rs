@@ -3,6 +3,7 @@
 //! ```text
 //!   director ──Command──► worker ──Event──► director        joins, subscriptions, statistics
 //!   handshakes ──Command──► worker ──Handshake──► handshakes  DTLS records, keys; by session to one of some threads
+//!   worker ──Tapped──► recorder                               packets of tapped tracks ([`super::tap`])
 //!   worker ◄──Mesh──► worker                                  media, packets of each other's sessions
 //! ```
 //!
@@ -14,13 +15,16 @@ use std::sync::Arc;
 use arrayvec::ArrayString;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::tap::Tapped;
 use crate::io::Waker;
 use crate::limits::{COMMANDS, EVENTS, MESH};
 use crate::mem::Packet;
+use crate::peer::path::PathStats;
 use crate::peer::receive::InboundStats;
 use crate::peer::send::{Binding, SenderStats};
 use crate::peer::{Keys, Peer};
 use crate::room::shard::{Shard, Subscriber};
+use crate::rtp::layers::{Choice, Layers};
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
@@ -78,19 +82,44 @@ pub enum Command {
         subscriber: Subscriber,
         peer: PeerId,
     },
+    /// On the publisher's worker: its packets go to the tap as long as the track lives, beginning with a key frame.
+    Tap {
+        track: TrackId,
+    },
+    /// Whoever reads the tap cannot go on without a key frame.
+    KeyFrame {
+        track: TrackId,
+        encoding: u8,
+    },
+    /// The best that a subscriber wants of its track; none if it wants nothing for now.
+    Wish {
+        subscriber: Subscriber,
+        peer: PeerId,
+        wish: Option<Choice>,
+    },
 }
 
 /// Statistics of a session, once a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerStats {
+    /// When they were taken.
+    pub at: Micros,
     pub address: Option<SocketAddr>,
     pub inbound: InboundStats,
     /// Sums over all senders; the round trip is the largest.
     pub outbound: SenderStats,
+    /// Of a viewer that tells of its path.
+    pub path: Option<PathStats>,
     pub awaits_key_frame: bool,
+    /// Of the first video: what was chosen for it, and what flows.
+    pub chosen: Option<Choice>,
+    pub flowing: Option<Choice>,
+    /// Of a publisher's first video.
+    pub layers: Option<Layers>,
 }
 
 /// What a worker tells the director.
+#[allow(clippy::large_enum_variant)] // a worker does not allocate boxes, and the ring holds what it holds
 pub enum Event {
     Claimed {
         peer: PeerId,
@@ -136,9 +165,11 @@ pub enum Mesh {
     /// A datagram of a session that the other worker owns.
     Datagram { peer: PeerId, packet: Packet, from: SocketAddr },
     /// A subscriber of the other worker's publisher needs a key frame.
-    KeyFrame { track: TrackId },
-    /// The publisher's clock.
-    Clock { track: TrackId, clock: SenderClock },
+    KeyFrame { track: TrackId, encoding: u8 },
+    /// The publisher's clock of an encoding.
+    Clock { track: TrackId, encoding: u8, clock: SenderClock },
+    /// What flows of a track.
+    Layers { track: TrackId, layers: Layers },
 }
 
 /// One end of a ring to another thread, with what wakes it.
@@ -184,6 +215,8 @@ pub struct Mail {
     /// By worker; none at its own place.
     pub mesh_out: Vec<Option<Outbox<Mesh>>>,
     pub mesh_in: Vec<Consumer<Mesh>>,
+    /// To the thread that reads tapped tracks, if there is one: [`super::tap`].
+    pub tap: Option<Outbox<Tapped>>,
 }
 
 impl Mail {
@@ -204,6 +237,9 @@ impl Mail {
         self.handshakes.iter_mut().for_each(Outbox::flush);
         for outbox in self.mesh_out.iter_mut().flatten() {
             outbox.flush();
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.flush();
         }
     }
 }
@@ -266,7 +302,7 @@ pub fn connect(wakers: &[Waker], wake_director: Wake, wake_handshakes: &[Wake]) 
             commands.push(from_handshakes);
             handshakes.push(outbox);
         }
-        Mail { commands, events, handshakes, mesh_out, mesh_in }
+        Mail { commands, events, handshakes, mesh_out, mesh_in, tap: None }
     });
     (mails.collect(), offices)
 }

@@ -5,10 +5,18 @@ use std::net::SocketAddr;
 use super::Worker;
 use super::directory::Place;
 use super::mail::{Event, HandshakeEvent, Mesh};
-use crate::mem::PacketMut;
-use crate::metrics::{Counter, DropReason};
+use super::pace::{self, Pace};
+use super::tap::Tapped;
+use crate::io::Io;
+use crate::limits::QUALITIES_MAX;
+use crate::mem::{PacketMut, SendBatch};
+use crate::metrics::{Counter, DropReason, WorkerMetrics};
+use crate::peer::Peer;
+use crate::room::shard::Subscriber;
 use crate::rtp::config::MediaKind;
 use crate::rtp::media::Media;
+use crate::rtp::red::Recent;
+use crate::rtp::report::SenderClock;
 use crate::secure::ice;
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::wire::demux::{Protocol, classify};
@@ -39,10 +47,13 @@ impl Worker {
             Protocol::Rtp => {
                 let peer = self.peers.get_mut(id.slot as usize).and_then(Option::as_deref_mut);
                 let peer = peer.filter(|peer| peer.id == id).ok_or(DropReason::UnknownSource)?;
-                match peer.receive(packet, now, &self.metrics)? {
-                    Some(media) => self.publish(media),
-                    None => Ok(()),
+                let media = peer.receive(packet, now, &self.metrics)?;
+                while let Some(recovered) = self.peer(id).and_then(Peer::recovered) {
+                    if let Err(reason) = self.publish(recovered) {
+                        self.drop(reason);
+                    }
                 }
+                self.publish(media)
             }
             Protocol::Rtcp => self.rtcp(id, packet, now),
             Protocol::Dtls => {
@@ -134,47 +145,84 @@ impl Worker {
         let outcome = self.peer(id).ok_or(DropReason::UnknownSource).and_then(|peer| peer.feedback(packet, now, &mut requests));
         self.metrics.add(Counter::RtcpReceived, 1);
         self.metrics.add(Counter::NacksReceived, requests.nacks);
+        self.metrics.add(Counter::PathFeedback, requests.path_feedback);
         let mut too_old = requests.too_old;
         for wanted in &requests.retransmissions {
             if !self.batch.has_room() {
                 self.flush();
             }
             let shard = self.shards.get(wanted.source.track);
-            let media = shard.and_then(|shard| shard.cache.get(wanted.sequence.0 as u32));
+            let encoding = shard.and_then(|shard| shard.encodings.get(wanted.source.encoding as usize));
+            let media = encoding.and_then(|encoding| encoding.cache.get(wanted.sequence.0 as u32));
             let peer = self.peers.get_mut(id.slot as usize).and_then(Option::as_deref_mut);
             let sent = match (media, peer) {
-                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, &mut self.batch).is_ok(),
-                _ => false,
+                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, now, &mut self.batch),
+                _ => Err(DropReason::NackTooOld),
             };
-            if sent {
-                self.metrics.add(Counter::Retransmitted, 1);
-            } else {
-                too_old += 1;
+            match sent {
+                Ok(()) => self.metrics.add(Counter::Retransmitted, 1),
+                Err(DropReason::RetransmissionLimit) => self.metrics.count_drop(DropReason::RetransmissionLimit),
+                Err(_) => too_old += 1,
             }
         }
         if too_old > 0 {
             self.metrics.count_drops(DropReason::NackTooOld, too_old);
         }
-        for track in &requests.key_frames {
+        for (track, encoding) in &requests.key_frames {
             self.metrics.add(Counter::KeyFrameRequestsReceived, 1);
-            self.want_key_frame(*track);
+            self.want_key_frame(*track, *encoding);
         }
-        for (track, clock) in &requests.clocks {
-            let others = self.shards.get(*track).map_or(0, |shard| shard.others);
-            if let Some(shard) = self.shards.get_mut(*track) {
-                shard.clock = Some(*clock);
+        for (track, encoding, clock) in &requests.clocks {
+            let (others, tapped) = self.readers_of(*track);
+            self.set_clock(*track, *encoding, *clock);
+            self.tell_others(others, || Mesh::Clock { track: *track, encoding: *encoding, clock: *clock });
+            if tapped {
+                self.tap(Tapped::Clock { track: *track, encoding: *encoding, clock: *clock });
             }
-            self.tell_others(others, || Mesh::Clock { track: *track, clock: *clock });
         }
+        let told = requests.path_feedback > 0;
         self.requests = requests;
+        if told && self.peer(id).and_then(|peer| peer.path.as_deref_mut()).is_some_and(|path| path.is_new(now)) {
+            self.aim(id.slot, now);
+        }
         outcome
     }
 
     /// A packet of a track that is published here: to this turn's fan-out, and to the workers with subscribers.
     fn publish(&mut self, media: Media) -> Result<(), DropReason> {
-        let others = self.shards.get(media.track).map_or(0, |shard| shard.others);
+        let (others, tapped) = self.readers_of(media.track);
         self.tell_others(others, || Mesh::Media(media.clone()));
+        if tapped {
+            self.tap(Tapped::Media(media.clone()));
+        }
         self.queue(media)
+    }
+
+    /// The other workers that a track of this one goes to, and whether the tap does.
+    fn readers_of(&self, track: TrackId) -> (u64, bool) {
+        self.shards.get(track).map_or((0, false), |shard| (shard.others, shard.tapped))
+    }
+
+    #[inline(never)] // few tracks are tapped
+    fn tap(&mut self, item: Tapped) {
+        let Some(outbox) = &mut self.mail.tap else { return };
+        match outbox.push(item) {
+            Ok(()) => self.metrics.add(Counter::Tapped, 1),
+            Err(_) => self.metrics.count_drop(DropReason::TapFull),
+        }
+    }
+
+    /// Begins to tap a track.
+    pub(super) fn begin_tap(&mut self, track: TrackId) {
+        let Some(shard) = self.shards.get_mut(track) else { return };
+        shard.tapped = true;
+        let (encodings, clocks) = (shard.encodings.len() as u8, shard.clocks);
+        for encoding in 0..encodings {
+            if let Some(clock) = clocks.get(encoding as usize).copied().flatten() {
+                self.tap(Tapped::Clock { track, encoding, clock });
+            }
+            self.want_key_frame(track, encoding);
+        }
     }
 
     /// Adds a packet to this turn's fan-out; forwards first what is there when it is full.
@@ -185,7 +233,7 @@ impl Worker {
         self.media.push(media, &mut self.shards)
     }
 
-    fn tell_others(&mut self, others: u64, item: impl Fn() -> Mesh) {
+    pub(super) fn tell_others(&mut self, others: u64, item: impl Fn() -> Mesh) {
         let mut left = others;
         while left != 0 {
             let worker = left.trailing_zeros() as usize;
@@ -198,18 +246,24 @@ impl Worker {
         }
     }
 
-    /// A key frame of a track is needed here: its publisher is asked, wherever it is.
-    pub(super) fn want_key_frame(&mut self, track: TrackId) {
+    fn set_clock(&mut self, track: TrackId, encoding: u8, clock: SenderClock) {
+        if let Some(place) = self.shards.get_mut(track).and_then(|shard| shard.clocks.get_mut(encoding as usize)) {
+            *place = Some(clock);
+        }
+    }
+
+    /// A key frame of a track's encoding is needed here: its publisher is asked, wherever it is.
+    pub(super) fn want_key_frame(&mut self, track: TrackId, encoding: u8) {
         let Some(shard) = self.shards.get(track) else { return };
         if shard.owner != self.id {
             let owner = shard.owner;
-            return self.tell_others(1 << owner.0, || Mesh::KeyFrame { track });
+            return self.tell_others(1 << owner.0, || Mesh::KeyFrame { track, encoding });
         }
         let publisher = shard.publisher;
         if let Some(inbound) =
             self.peers.get_mut(publisher as usize).and_then(Option::as_deref_mut).and_then(|peer| peer.inbound.as_deref_mut())
         {
-            inbound.want_key_frame(track);
+            inbound.want_key_frame(track, encoding);
         }
     }
 
@@ -220,14 +274,16 @@ impl Worker {
                 let outcome = match item {
                     Mesh::Media(media) => self.queue(media),
                     Mesh::Datagram { peer, packet, from } => self.handed(peer, &packet, from, now),
-                    Mesh::KeyFrame { track } => {
-                        self.want_key_frame(track);
+                    Mesh::KeyFrame { track, encoding } => {
+                        self.want_key_frame(track, encoding);
                         Ok(())
                     }
-                    Mesh::Clock { track, clock } => {
-                        if let Some(shard) = self.shards.get_mut(track) {
-                            shard.clock = Some(clock);
-                        }
+                    Mesh::Clock { track, encoding, clock } => {
+                        self.set_clock(track, encoding, clock);
+                        Ok(())
+                    }
+                    Mesh::Layers { track, layers } => {
+                        self.layers(track, layers, now);
                         Ok(())
                     }
                 };
@@ -255,8 +311,8 @@ impl Worker {
         if !self.media.select(now, self.hold.bound(), &mut self.shards) {
             return;
         }
-        for track in self.media.tracks() {
-            for subscriber in self.shards.subscribers(*track) {
+        for (track, encoding) in self.media.tracks() {
+            for subscriber in self.shards.receivers(*track, *encoding) {
                 let Some(peer) = self.peers.get_mut(subscriber.peer as usize).and_then(Option::as_deref_mut) else { continue };
                 if peer.turn_mark != self.turns {
                     peer.turn_mark = self.turns;
@@ -266,7 +322,7 @@ impl Worker {
         }
         let mut receivers = std::mem::take(&mut self.receivers);
         for slot in receivers.drain(..) {
-            self.serve(slot);
+            self.serve(slot, now);
         }
         self.receivers = receivers;
         self.media.finish(&mut self.shards);
@@ -275,12 +331,14 @@ impl Worker {
     }
 
     /// Sends one receiver its packets of this turn.
-    fn serve(&mut self, slot: u32) {
+    fn serve(&mut self, slot: u32, now: Micros) {
         let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
         if !peer.has_keys() {
             return;
         }
-        let mut forwarded = 0;
+        let left = peer.path.as_deref_mut().map_or(i64::MAX, |path| path.allowance(now));
+        let (io, batch, pace, metrics) = (&mut self.io, &mut self.batch, &mut self.pace, &self.metrics);
+        let mut outlet = Outlet { io, batch, pace, metrics, now, left, forwarded: 0 };
         // Video first: a shorter packet can only be the last of a train.
         let all = 0..peer.senders.len() as u16;
         let kinds = [MediaKind::Video, MediaKind::Audio];
@@ -288,17 +346,80 @@ impl Worker {
             let sender = &peer.senders[index as usize];
             let Some(binding) = sender.binding().filter(|_| sender.kind == kind) else { continue };
             let Some(shard) = self.shards.get(binding.track) else { continue };
-            for media in self.media.packets(shard) {
-                if !self.batch.has_room() {
-                    self.io.send(&mut self.batch, &self.metrics);
-                    self.batch.clear();
-                }
-                match peer.forward(index, media, &mut self.batch) {
-                    Ok(()) => forwarded += 1,
-                    Err(reason) => self.metrics.count_drop(reason),
+            let (given, link, count) = (sender.encodings(), sender.link, sender.earlier());
+            // What flows goes before what it may change to.
+            let flowing = sender.flowing().map_or(0, |(source, ..)| 1 << source.encoding);
+            for encodings in [flowing, given & !flowing] {
+                let Some(encoding) = encodings.checked_ilog2() else { continue };
+                let Some(cache) = shard.encodings.get(encoding as usize).map(|encoding| &encoding.cache) else { continue };
+                let mut recent = Recent::new(cache);
+                for media in self.media.packets(shard, encoding as u8) {
+                    let earlier = if count > 0 { recent.before(media, count) } else { Default::default() };
+                    outlet.give(peer, index, kind, media, &shard.clocks, &earlier);
                 }
             }
+            let now_given = peer.senders[index as usize].encodings();
+            if now_given != given {
+                self.shards.give(link, Subscriber { peer: slot, sender: index }, now_given);
+            }
         }
-        self.metrics.add(Counter::MediaForwarded, forwarded);
+        let probes = peer.path.as_deref().is_some_and(|path| path.wants_probe());
+        self.metrics.add(Counter::MediaForwarded, outlet.forwarded);
+        if probes {
+            self.begin_probe(slot, now);
+        }
+    }
+}
+
+/// The way out for one receiver's packets.
+pub(super) struct Outlet<'a> {
+    pub io: &'a mut Io,
+    pub batch: &'a mut SendBatch,
+    pub pace: &'a mut Pace,
+    pub metrics: &'a WorkerMetrics,
+    pub now: Micros,
+    /// Bytes of video that may leave now; what comes after them waits.
+    pub left: i64,
+    /// Packets that left.
+    pub forwarded: u64,
+}
+
+impl Outlet<'_> {
+    /// Sends a packet of a track to the receiver, or lets it wait. `earlier`: as [`Peer::send`].
+    #[inline(always)] // the fan-out's innermost step
+    pub fn give(
+        &mut self,
+        peer: &mut Peer,
+        index: u16,
+        kind: MediaKind,
+        media: &Media,
+        clocks: &[Option<SenderClock>; QUALITIES_MAX],
+        earlier: &[&Media],
+    ) {
+        if !self.batch.has_room() {
+            self.io.send(self.batch, self.metrics);
+            self.batch.clear();
+        }
+        // Sound never waits.
+        let waits = self.left <= 0 && kind == MediaKind::Video;
+        if waits && pace::overflows(peer, index, media) {
+            return self.metrics.count_drop(DropReason::PacerFull);
+        }
+        if waits && media.key_frame && pace::lowers(peer, index, media) {
+            self.pace.cut(peer, index);
+        }
+        let numbers = match peer.take(index, media, clocks) {
+            Ok(Some(numbers)) => numbers,
+            Ok(None) => return,
+            Err(reason) => return self.metrics.count_drop(reason),
+        };
+        if waits {
+            return self.pace.hold(peer, index, media, numbers, self.now + pace::INTERVAL, self.metrics);
+        }
+        self.left = self.left.saturating_sub(media.payload_len as i64);
+        match peer.send(index, media, &numbers, earlier, self.now, self.batch) {
+            Ok(()) => self.forwarded += 1,
+            Err(reason) => self.metrics.count_drop(reason),
+        }
     }
 }

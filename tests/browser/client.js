@@ -62,25 +62,50 @@
     return speaker.stream.getAudioTracks()[0];
   }
 
-  /** Offers the wanted codec and what goes with it (rtx) only. */
-  function prefer(transceiver, codec) {
+  /** Offers the wanted codec and what goes with it (rtx; red and ulpfec if wanted) only. */
+  function prefer(transceiver, codec, fec = false) {
     const all = RTCRtpReceiver.getCapabilities('video').codecs;
-    const wanted = all.filter((c) => [`video/${codec}`, 'video/rtx'].map((m) => m.toLowerCase()).includes(c.mimeType.toLowerCase()));
-    if (!wanted.some((c) => !/rtx/i.test(c.mimeType))) throw new Error(`this browser has no ${codec}`);
+    const with_it = [codec, 'rtx', ...(fec ? ['red', 'ulpfec'] : [])].map((name) => `video/${name}`.toLowerCase());
+    const wanted = all.filter((c) => with_it.includes(c.mimeType.toLowerCase()));
+    if (!wanted.some((c) => !/rtx|red|ulpfec/i.test(c.mimeType))) throw new Error(`this browser has no ${codec}`);
     transceiver.setCodecPreferences(wanted);
+  }
+
+  /** Offers no redundancy (RED, RFC 2198) for sound. */
+  function withoutRed(transceiver) {
+    transceiver.setCodecPreferences(RTCRtpReceiver.getCapabilities('audio').codecs.filter((c) => !/red/i.test(c.mimeType)));
+  }
+
+  /**
+   * Offers the AV1 dependency descriptor, for any codec, or does not. By itself Chromium offers it with simulcast and with a
+   * scalability mode, and without them not.
+   */
+  function offerDependencyDescriptor(transceiver, wanted = true) {
+    const extensions = transceiver.getHeaderExtensionsToNegotiate();
+    const descriptor = extensions.find((extension) => extension.uri.includes('dependency-descriptor'));
+    if (!descriptor) throw new Error('this browser has no dependency descriptor');
+    descriptor.direction = wanted ? 'sendrecv' : 'stopped';
+    transceiver.setHeaderExtensionsToNegotiate(extensions);
   }
 
   async function gathered(pc) {
     for (let i = 0; i < 20 && pc.iceGatheringState !== 'complete'; i += 1) await pause(50);
   }
 
-  /** Offer, POST, answer. `mediaPort` replaces the port of the answer's candidates: the way through a relay. */
-  async function negotiate(pc, { url, token, mediaPort }) {
-    await pc.setLocalDescription(await pc.createOffer());
+  /**
+   * Offer, POST, answer. `mediaPort` replaces the port of the answer's candidates: the way through a relay. What `without` matches is
+   * taken out of the offer that the server sees, line by line. `noNack`: nothing is asked for again.
+   */
+  async function negotiate(pc, { url, token, mediaPort, without, noNack }) {
+    const { sdp: made } = await pc.createOffer();
+    // The answer alone does not keep Chromium from asking.
+    await pc.setLocalDescription({ type: 'offer', sdp: noNack ? made.replace(/^a=rtcp-fb:\d+ nack\r\n/gm, '') : made });
     await gathered(pc);
     const headers = { 'content-type': 'application/sdp' };
     if (token) headers.authorization = `Bearer ${token}`;
-    const response = await fetch(url, { method: 'POST', headers, body: pc.localDescription.sdp });
+    const { sdp: whole } = pc.localDescription;
+    const offer = without ? whole.replace(new RegExp(`^.*(${without}).*\\r\\n`, 'gm'), '') : whole;
+    const response = await fetch(url, { method: 'POST', headers, body: offer });
     const body = await response.text();
     if (response.status !== 201) throw new Error(`${url}: ${response.status} ${body}`);
     let sdp = body;
@@ -101,6 +126,7 @@
     }
   }
 
+  /** `scalabilityMode` is that of a single encoding (`L3T3_KEY`); `dependencyDescriptor` (true or false) offers that header extension or not. */
   async function publish(options) {
     const media = await source(options);
     const pc = new RTCPeerConnection();
@@ -111,10 +137,16 @@
           { rid: 'q', scaleResolutionDownBy: 4 },
           { rid: 'h', scaleResolutionDownBy: 2 },
           { rid: 'f', scaleResolutionDownBy: 1 },
-        ];
+        ].map((encoding) => ({ ...encoding, scalabilityMode: options.scalabilityMode, maxBitrate: options.maxBitrates?.[encoding.rid] }));
+      } else if (track.kind === 'video' && options.scalabilityMode) {
+        init.sendEncodings = [{ scalabilityMode: options.scalabilityMode }];
       }
       const transceiver = pc.addTransceiver(track, init);
+      if (track.kind === 'audio' && options.plainSound) withoutRed(transceiver);
       if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec);
+      if (track.kind === 'video' && options.dependencyDescriptor !== undefined) {
+        offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
+      }
     }
     const session = await negotiate(pc, options);
     window.session = { pc, ...session, end: media.end };
@@ -130,9 +162,11 @@
     video.srcObject = new MediaStream();
     document.body.append(video);
     pc.ontrack = ({ track }) => { video.srcObject.addTrack(track); video.play().catch(() => {}); };
-    pc.addTransceiver('audio', { direction: 'recvonly' });
+    const sound = pc.addTransceiver('audio', { direction: 'recvonly' });
+    if (options.plainSound) withoutRed(sound);
     const transceiver = pc.addTransceiver('video', { direction: 'recvonly' });
-    if (options.codec) prefer(transceiver, options.codec);
+    if (options.codec) prefer(transceiver, options.codec, options.fec);
+    if (options.dependencyDescriptor !== undefined) offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
     const session = await negotiate(pc, options);
     window.session = { pc, ...session, end: () => video.remove() };
     await connected(pc, options.connectMs);
@@ -176,6 +210,9 @@
       layers: reports.filter((r) => r.type === 'outbound-rtp' && r.kind === 'video' && r.framesSent > 0).map((r) => r.rid),
       frameWidth: video?.frameWidth,
       freezeCount: video?.freezeCount,
+      freezeSeconds: video?.totalFreezesDuration,
+      // Milliseconds from the publisher's time of the picture shown to now, by two clocks: the same for all viewers that are not behind.
+      behind: video && video.timestamp - video.estimatedPlayoutTimestamp,
       packetsReceived: sum('inbound-rtp', 'video', 'packetsReceived'),
       packetsLost: sum('inbound-rtp', 'video', 'packetsLost'),
       retransmittedPacketsReceived: sum('inbound-rtp', 'video', 'retransmittedPacketsReceived'),
@@ -190,6 +227,8 @@
       audioLevel: Math.max(0, ...reports.filter((r) => r.type === 'inbound-rtp' && r.kind === 'audio').map((r) => r.audioLevel ?? 0)),
       samplesReceived: sum('inbound-rtp', 'audio', 'totalSamplesReceived'),
       samplesConcealed: sum('inbound-rtp', 'audio', 'concealedSamples'),
+      audioBytes: sum('inbound-rtp', 'audio', 'bytesReceived'),
+      audioLost: sum('inbound-rtp', 'audio', 'packetsLost'),
       srtpCipher: transport.srtpCipher,
       dtlsVersion: transport.tlsVersion,
     };
@@ -241,5 +280,5 @@
     return peak;
   }
 
-  window.client = { publish, watch, leave, stats, picture, loudness };
+  window.client = { publish, watch, leave, stats, picture, loudness, testSource, prefer, offerDependencyDescriptor };
 })();

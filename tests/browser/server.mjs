@@ -121,7 +121,12 @@ class Server {
   }
 
   async rooms() {
-    return JSON.parse(await this.get('/api/v1/rooms'));
+    return JSON.parse(await this.get('/api/v1/rooms')).rooms;
+  }
+
+  /** What the API tells of a room; undefined while nobody is in it. */
+  async room(name) {
+    return (await this.rooms()).find(({ room }) => room === name);
   }
 
   /** Ctrl-C. The server has to be gone within a second; a debugger's patience is three. */

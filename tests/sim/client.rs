@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use distributary::signal::api::{Purpose, SessionPath};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::format::Codec;
-use str0m::media::{Direction, KeyframeRequestKind, MediaData, MediaKind, MediaTime, Mid};
+use str0m::media::{Direction, KeyframeRequestKind, MediaData, MediaKind, MediaTime, Mid, Rid, Simulcast, SimulcastLayer};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RawPacket;
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 
+use super::decoder::Decoder;
 use super::network::Link;
 use super::picture::{self, Frame};
 
@@ -24,15 +25,29 @@ const AUDIO_INTERVAL: u64 = 20_000;
 /// Time between two key-frame requests of a viewer that cannot go on.
 const KEY_FRAME_INTERVAL: u64 = 300_000;
 
+/// Payload types that str0m gives VP8 and its retransmissions.
+const VP8: u8 = 96;
+const VP8_RTX: u8 = 97;
+/// And redundant sound.
+pub const RED: u8 = 63;
+/// Names of simulcast encodings.
+pub const RIDS: [&str; 3] = ["q", "h", "f"];
+
 /// What a publisher makes.
-#[derive(Default)]
 pub struct Publisher {
     pub id: u32,
     pub frames: u64,
     pub sounds: u64,
     pub key_frames: u64,
     pub key_frame_requests: u64,
-    key_wanted: bool,
+    /// By encoding.
+    pub key_frames_asked: [u64; RIDS.len()],
+    /// Sizes of its pictures in quarters of the usual; more than one: simulcast, by [`RIDS`]. 0: switched off.
+    pub encodings: Vec<u8>,
+    /// Which packets before it each of sound repeats (RFC 2198), counted back; none: it is not offered.
+    pub red: Vec<u32>,
+    /// Of which encodings the next picture is a key frame, a bit each.
+    pub key_wanted: u8,
     next_video: u64,
     next_audio: u64,
 }
@@ -40,6 +55,8 @@ pub struct Publisher {
 /// What a viewer got.
 #[derive(Default)]
 pub struct Viewer {
+    /// Takes redundant sound (RFC 2198).
+    pub red: bool,
     pub frames: u64,
     pub sounds: u64,
     /// Pictures of one publisher between the first and the last seen that never came.
@@ -52,7 +69,10 @@ pub struct Viewer {
     /// What must never happen, in words.
     pub violations: Vec<String>,
     pub last: Option<Frame>,
+    pub first_at: u64,
     pub last_at: u64,
+    /// What a browser would show of its packets: it does not wait as long as str0m does.
+    pub decoder: Decoder,
     /// Whether the last frames make a picture.
     pub picture: bool,
     last_sound: Option<Frame>,
@@ -60,6 +80,9 @@ pub struct Viewer {
     /// Video's last sequence number, and how often the next was not the one after.
     last_sequence: Option<u64>,
     pub gaps: u64,
+    /// Sequence numbers of video, in the order in which they came; and all packets but retransmissions.
+    pub numbers: Vec<u16>,
+    pub packets: u64,
     /// Payload types and SSRCs that came.
     pub ssrcs: BTreeSet<(u8, u32)>,
     asked: u64,
@@ -67,10 +90,27 @@ pub struct Viewer {
 
 impl Publisher {
     pub fn new(id: u32) -> Publisher {
-        Publisher { id, ..Publisher::default() }
+        Publisher::simulcast(id, &[4])
+    }
+
+    pub fn simulcast(id: u32, encodings: &[u8]) -> Publisher {
+        Publisher {
+            id,
+            frames: 0,
+            sounds: 0,
+            key_frames: 0,
+            key_frame_requests: 0,
+            key_frames_asked: [0; RIDS.len()],
+            encodings: encodings.to_vec(),
+            red: Vec::new(),
+            key_wanted: 0,
+            next_video: 0,
+            next_audio: 0,
+        }
     }
 }
 
+#[allow(clippy::large_enum_variant)] // a few of them
 pub enum Part {
     Publisher(Publisher),
     Viewer(Viewer),
@@ -103,22 +143,42 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client and its offer.
-    pub fn new(part: Part, local: SocketAddr, server: SocketAddr, link: Link, base: Instant, now: u64) -> (Client, String) {
+    /// A client and its offer. `patience`: packets for which it waits for a lost one.
+    pub fn new(
+        part: Part,
+        local: SocketAddr,
+        server: SocketAddr,
+        link: Link,
+        base: Instant,
+        now: u64,
+        patience: usize,
+    ) -> (Client, String) {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| str0m::crypto::from_feature_flags().install_process_default());
+        let (red, distances) = match &part {
+            Part::Publisher(publisher) => (!publisher.red.is_empty(), &publisher.red[..]),
+            Part::Viewer(viewer) => (viewer.red, &[][..]),
+        };
         let mut rtc = Rtc::builder()
             .clear_codecs()
             .enable_vp8(true)
-            .enable_opus(true, false)
+            .enable_opus(true, red)
+            .set_red_distances(distances)
             .enable_raw_packets(true)
-            .set_reordering_size_video(100)
+            .set_reordering_size_video(patience)
             .build(base + Duration::from_micros(now));
         rtc.add_local_candidate(Candidate::host(local, "udp").expect("a candidate"));
         let direction = if matches!(part, Part::Publisher(_)) { Direction::SendOnly } else { Direction::RecvOnly };
         let mut change = rtc.sdp_api();
         let audio = change.add_media(MediaKind::Audio, direction, None, None, None);
-        let video = change.add_media(MediaKind::Video, direction, None, None, None);
+        let simulcast = match &part {
+            Part::Publisher(publisher) if publisher.encodings.len() > 1 => {
+                let layers = RIDS.iter().take(publisher.encodings.len());
+                Some(Simulcast { send: layers.map(|rid| SimulcastLayer::new(rid)).collect(), recv: Vec::new() })
+            }
+            _ => None,
+        };
+        let video = change.add_media(MediaKind::Video, direction, None, None, simulcast);
         let (offer, pending) = change.apply().expect("an offer");
         let client = Client {
             rtc,
@@ -259,16 +319,31 @@ impl Client {
                 }
                 _ => {}
             },
-            Event::KeyframeRequest(_) => {
+            Event::KeyframeRequest(request) => {
                 if let Part::Publisher(publisher) = &mut self.part {
-                    publisher.key_wanted = true;
+                    let encoding = RIDS.iter().position(|rid| request.rid == Some(Rid::from(*rid))).unwrap_or(0);
+                    publisher.key_wanted |= 1 << encoding;
                     publisher.key_frame_requests += 1;
+                    publisher.key_frames_asked[encoding] += 1;
                 }
             }
             Event::MediaData(data) => self.media(data, now),
             Event::RawPacket(packet) => {
-                if let (RawPacket::RtpRx(header, _), Part::Viewer(viewer)) = (*packet, &mut self.part) {
+                if let (RawPacket::RtpRx(header, payload), Part::Viewer(viewer)) = (*packet, &mut self.part) {
                     viewer.ssrcs.insert((*header.payload_type, *header.ssrc));
+                    viewer.packets += (*header.payload_type != VP8_RTX) as u64;
+                    match *header.payload_type {
+                        VP8 => {
+                            viewer.numbers.push(header.sequence_number);
+                            viewer.decoder.packet(header.sequence_number, header.timestamp, header.marker, &payload, now);
+                        }
+                        // RFC 4588 §4: the original number comes first.
+                        VP8_RTX if payload.len() > 2 => {
+                            let original = u16::from_be_bytes([payload[0], payload[1]]);
+                            viewer.decoder.packet(original, header.timestamp, header.marker, &payload[2..], now);
+                        }
+                        _ => {}
+                    }
                 }
             }
             _ => {}
@@ -281,20 +356,23 @@ impl Client {
         let mut wrote = false;
         while publisher.next_video <= now {
             // One in ten seconds, as encoders do, and whenever somebody asks.
-            let key = publisher.key_wanted || publisher.frames % 300 == 0;
-            publisher.key_wanted = false;
-            let frame = picture::video(publisher.id, publisher.frames, key);
             let time = MediaTime::from_90khz(publisher.next_video * 9 / 100);
-            write(&mut self.rtc, self.video, Codec::Vp8, at, time, frame);
+            for (index, quarters) in publisher.encodings.iter().enumerate().filter(|(_, quarters)| **quarters > 0) {
+                let key = publisher.key_wanted >> index & 1 != 0 || publisher.frames % 300 == 0;
+                let frame = picture::video(publisher.id, publisher.frames, key, *quarters);
+                let rid = (publisher.encodings.len() > 1).then(|| Rid::from(RIDS[index]));
+                write(&mut self.rtc, self.video, rid, Codec::Vp8, at, time, frame);
+                publisher.key_frames += key as u64;
+            }
+            publisher.key_wanted = 0;
             publisher.frames += 1;
-            publisher.key_frames += key as u64;
             publisher.next_video += VIDEO_INTERVAL;
             wrote = true;
         }
         while publisher.next_audio <= now {
             let packet = picture::audio(publisher.id, publisher.sounds);
             let time = MediaTime::new(publisher.next_audio * 48 / 1_000, str0m::media::Frequency::FORTY_EIGHT_KHZ);
-            write(&mut self.rtc, self.audio, Codec::Opus, at, time, packet);
+            write(&mut self.rtc, self.audio, None, Codec::Opus, at, time, packet);
             publisher.sounds += 1;
             publisher.next_audio += AUDIO_INTERVAL;
             wrote = true;
@@ -342,8 +420,11 @@ impl Client {
     }
 }
 
-fn write(rtc: &mut Rtc, mid: Mid, codec: Codec, at: Instant, time: MediaTime, data: Vec<u8>) {
-    let writer = rtc.writer(mid).expect("an m-line to send on");
+fn write(rtc: &mut Rtc, mid: Mid, rid: Option<Rid>, codec: Codec, at: Instant, time: MediaTime, data: Vec<u8>) {
+    let mut writer = rtc.writer(mid).expect("an m-line to send on");
+    if let Some(rid) = rid {
+        writer = writer.rid(rid);
+    }
     let payload_type = writer.payload_params().find(|params| params.spec().codec == codec).expect("the codec").pt();
     writer.write(payload_type, at, time, data).expect("written");
 }
@@ -354,6 +435,9 @@ impl Viewer {
             // Incomplete pictures must not come out of a receiver at all, wrong ones even less.
             return self.violations.push(format!("{now}: a picture of {} bytes is not what was sent", bytes.len()));
         };
+        if self.frames == 0 {
+            self.first_at = now;
+        }
         self.frames += 1;
         self.key_frames += frame.key as u64;
         self.last_at = now;
@@ -361,7 +445,10 @@ impl Viewer {
         match self.last {
             None if !frame.key && strict => self.violations.push(format!("{now}: the first picture is no key frame: {frame:?}")),
             Some(last) if last.publisher == frame.publisher => {
-                if frame.counter <= last.counter {
+                // The same moment may come in two encodings, where one takes over from the other.
+                let same = frame.counter == last.counter && frame.quarters != last.quarters && frame.key;
+                if same {
+                } else if frame.counter <= last.counter {
                     self.violations.push(format!("{now}: {frame:?} after {last:?}"));
                 } else {
                     self.lost += frame.counter - last.counter - 1;

@@ -8,9 +8,10 @@
 //! Everything that the simulator decides follows from one seed, which every failure prints; `SIM_SEED=n` runs that one, and
 //! `SIM_RUNS=n` so many more. What does not follow from it: random numbers inside str0m and DTLS (keys, SSRCs, user names),
 //! which change bytes but hardly ever what is sent when.
-#![allow(dead_code)] // three tests use this, each another part of it
+#![allow(dead_code)] // several tests use this, each another part of it
 
 pub mod client;
+pub mod decoder;
 pub mod native;
 pub mod network;
 pub mod picture;
@@ -22,7 +23,8 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use distributary::signal::api::{Patched, Purpose, Refusal, SessionPath};
+use distributary::config::RecordPlan;
+use distributary::signal::api::{LayerWish, Patched, Purpose, Refusal, SessionPath};
 
 use client::{Client, Part, Publisher, Viewer};
 use network::{Link, Network};
@@ -49,6 +51,8 @@ pub struct World {
     /// What was sent to addresses in [`World::listen`].
     pub heard: Vec<(SocketAddr, Vec<u8>)>,
     pub listen: Vec<SocketAddr>,
+    /// Packets for which a viewer waits for a lost one.
+    pub patience: usize,
 }
 
 impl World {
@@ -58,8 +62,17 @@ impl World {
 
     /// A world whose server takes so many sessions.
     pub fn with_places(seed: u64, workers: usize, sessions_max: usize) -> World {
+        World::with(seed, |random| Server::new(workers, sessions_max, random))
+    }
+
+    /// A world whose server records.
+    pub fn recording(seed: u64, workers: usize, plan: RecordPlan) -> World {
+        World::with(seed, |random| Server::recording(workers, 1000, random, Some(plan)))
+    }
+
+    fn with(seed: u64, server: impl FnOnce(Random) -> Server) -> World {
         let mut random = Random::new(seed);
-        let server = Server::new(workers, sessions_max, random.fork());
+        let server = server(random.fork());
         let network = Network::new(random.fork());
         World {
             now: 0,
@@ -74,6 +87,7 @@ impl World {
             strays: 0,
             heard: Vec::new(),
             listen: Vec::new(),
+            patience: 100,
         }
     }
 
@@ -94,7 +108,7 @@ impl World {
 
     fn join(&mut self, room: &str, part: Part, link: Link) -> usize {
         let address = self.new_address();
-        let (mut client, offer) = Client::new(part, address, self.server.address, link, self.base, self.now);
+        let (mut client, offer) = Client::new(part, address, self.server.address, link, self.base, self.now, self.patience);
         let purpose = client.purpose();
         let joined = self.server.join(room, purpose, offer).unwrap_or_else(|refusal| panic!("refused: {refusal}"));
         client.accept(&joined.answer, SessionPath { room: room.to_owned(), purpose, session: joined.session });
@@ -107,8 +121,57 @@ impl World {
     pub fn refused(&mut self, room: &str) -> Option<Refusal> {
         let address = self.new_address();
         let part = Part::Viewer(Viewer::default());
-        let (client, offer) = Client::new(part, address, self.server.address, Link::clean(), self.base, self.now);
+        let (client, offer) = Client::new(part, address, self.server.address, Link::clean(), self.base, self.now, self.patience);
         self.server.join(room, client.purpose(), offer).err()
+    }
+
+    /// A publisher of several encodings, their sizes in quarters of the usual.
+    pub fn publish_simulcast(&mut self, room: &str, encodings: &[u8], link: Link) -> usize {
+        self.publishers += 1;
+        let publisher = Part::Publisher(Publisher::simulcast(self.publishers, encodings));
+        self.join(room, publisher, link)
+    }
+
+    /// A publisher whose packets of sound repeat those so many before them.
+    pub fn publish_redundant(&mut self, room: &str, distances: &[u32], link: Link) -> usize {
+        self.publishers += 1;
+        let mut publisher = Publisher::new(self.publishers);
+        publisher.red = distances.to_vec();
+        self.join(room, Part::Publisher(publisher), link)
+    }
+
+    /// A viewer who takes redundant sound.
+    pub fn watch_redundant(&mut self, room: &str, link: Link) -> usize {
+        let mut viewer = Viewer::default();
+        viewer.red = true;
+        self.join(room, Part::Viewer(viewer), link)
+    }
+
+    /// A publisher's pictures are so many times as large as usual from now on.
+    pub fn enlarge(&mut self, publisher: usize, factor: u8) {
+        if let Part::Publisher(publisher) = &mut self.clients[publisher].part {
+            publisher.encodings = vec![4 * factor];
+        }
+    }
+
+    /// A publisher's next pictures are key frames, of all its encodings.
+    pub fn make_key_frame(&mut self, publisher: usize) {
+        if let Part::Publisher(publisher) = &mut self.clients[publisher].part {
+            publisher.key_wanted = u8::MAX;
+        }
+    }
+
+    /// A viewer's page is hidden, or shown again.
+    pub fn show(&mut self, viewer: usize, is_shown: bool) {
+        let path = self.clients[viewer].path.clone().expect("a session");
+        self.server.layer(path, LayerWish { active: Some(is_shown), ..LayerWish::default() }).expect("a session that watches");
+    }
+
+    /// For so many microseconds a viewer's pictures wait for those before them.
+    pub fn delay(&mut self, viewer: usize, micros: u64) {
+        if let Part::Viewer(viewer) = &mut self.clients[viewer].part {
+            viewer.decoder.delay = micros;
+        }
     }
 
     /// A client ends its session and is gone.
@@ -200,7 +263,7 @@ impl World {
         let from = server.address;
         server.turn(now, |to, bytes| {
             if let Some(index) = by_address.get(&to) {
-                network.send(&clients[*index].link, now, from, to, bytes);
+                network.send_down(&clients[*index].link, now, from, to, bytes);
             } else if listen.contains(&to) {
                 heard.push((to, bytes.to_vec()));
             } else {

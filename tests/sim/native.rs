@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use distributary::secure::dtls::{Handshake, Identity, Role};
+use distributary::secure::dtls::{Association, Identity, Role};
 use distributary::secure::srtp::{KeyingMaterial, Receiver, Sender};
 use distributary::signal::api::{Purpose, SessionPath};
 use distributary::units::{Micros, PayloadType, RtpTime, SequenceNumber, Ssrc};
@@ -17,6 +17,9 @@ pub const AUDIO: PayloadType = PayloadType(111);
 pub const VIDEO: PayloadType = PayloadType(96);
 pub const AUDIO_SSRC: Ssrc = Ssrc(0x0a0a_0a0a);
 pub const VIDEO_SSRC: Ssrc = Ssrc(0x0b0b_0b0b);
+/// And [`with_redundancy`], [`with_level`].
+pub const RED: PayloadType = PayloadType(63);
+pub const LEVEL: u8 = 1;
 
 pub struct Native {
     pub address: SocketAddr,
@@ -25,7 +28,7 @@ pub struct Native {
     pub server_password: String,
     pub answer: String,
     identity: Identity,
-    handshake: Option<Handshake>,
+    handshake: Option<Association>,
     pub keys: Option<(Sender, Receiver)>,
     transactions: u64,
 }
@@ -51,11 +54,38 @@ pub fn offer(purpose: Purpose, identity: &Identity) -> String {
     )
 }
 
+/// An offer whose sound may be redundant, and is asked for again.
+pub fn with_redundancy(offer: String) -> String {
+    let opus = "a=rtpmap:111 opus/48000/2\r\n";
+    let more = format!("{opus}a=rtcp-fb:111 nack\r\na=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n");
+    offer.replace("SAVPF 111\r\n", "SAVPF 111 63\r\n").replace(opus, &more)
+}
+
+/// An offer whose sound says how loud it is.
+pub fn with_level(offer: String) -> String {
+    let opus = "a=rtpmap:111 opus/48000/2\r\n";
+    offer.replace(opus, &format!("a=extmap:{LEVEL} urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n{opus}"))
+}
+
 impl Native {
     /// Joins, no more: the server has not heard of its address.
     pub fn join(world: &mut World, room: &str, purpose: Purpose) -> Native {
+        Native::join_with(world, room, purpose, "")
+    }
+
+    /// With further lines about its video, and its RTX as 97.
+    pub fn join_with(world: &mut World, room: &str, purpose: Purpose, lines: &str) -> Native {
+        Native::join_as(world, room, purpose, |offer| {
+            let offer = offer + lines;
+            if lines.contains("apt=96") { offer.replace("SAVPF 96\r\n", "SAVPF 96 97\r\n") } else { offer }
+        })
+    }
+
+    /// With another offer.
+    pub fn join_as(world: &mut World, room: &str, purpose: Purpose, change: impl FnOnce(String) -> String) -> Native {
         let identity = Identity::generate().expect("a certificate");
-        let joined = world.server.join(room, purpose, offer(purpose, &identity)).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let offer = change(offer(purpose, &identity));
+        let joined = world.server.join(room, purpose, offer).unwrap_or_else(|refusal| panic!("{refusal}"));
         let value = |name: &str| joined.answer.lines().find_map(|line| line.strip_prefix(name)).expect("in the answer").to_owned();
         let address = world.new_address();
         world.listen.push(address);
@@ -107,7 +137,7 @@ impl Native {
         let fingerprint = self.answer.lines().find_map(|line| line.strip_prefix("a=fingerprint:")).expect("a fingerprint");
         let fingerprint = fingerprint.trim().parse().expect("a fingerprint");
         let mut handshake =
-            Handshake::new(&self.identity, Role::Client, vec![fingerprint], Micros(world.now)).expect("a handshake");
+            Association::new(&self.identity, Role::Client, vec![fingerprint], Micros(world.now)).expect("a handshake");
         for _ in 0..3_000 {
             while let Some(datagram) = handshake.poll_transmit() {
                 world.server.deliver(self.address, &datagram);
@@ -138,13 +168,52 @@ impl Native {
 
     /// An RTP packet, encrypted.
     pub fn rtp(&mut self, ssrc: Ssrc, payload_type: PayloadType, number: u16, payload: &[u8]) -> Vec<u8> {
-        let (mut space, header_len) = plain_rtp(ssrc, payload_type, number, payload);
-        let len = space.len();
-        space.resize(len + 64, 0);
+        let (packet, header_len) = plain_rtp(ssrc, payload_type, number, payload);
+        self.seal(&packet, header_len, number as u64)
+    }
+
+    /// A packet that was made elsewhere, encrypted; its header's length, and its index (RFC 3711 §3.3.1).
+    pub fn seal(&mut self, packet: &[u8], header_len: usize, index: u64) -> Vec<u8> {
+        let mut space = packet.to_vec();
+        space.resize(packet.len() + 64, 0);
         let (sender, _) = self.keys.as_mut().expect("keys");
-        let len = sender.protect_rtp(&mut space, header_len, len, number as u64).expect("room enough");
+        let len = sender.protect_rtp(&mut space, header_len, packet.len(), index).expect("room enough");
         space.truncate(len);
         space
+    }
+
+    /// A packet of sound, encrypted. `index`: roll-overs and sequence number; `level`: what it says of itself in [`LEVEL`].
+    pub fn sound(&mut self, payload_type: PayloadType, index: u64, time: RtpTime, level: Option<u8>, payload: &[u8]) -> Vec<u8> {
+        let mut space = vec![0; 64 + payload.len() + 64];
+        let level = level.map(|level| [level]);
+        let elements = level.iter().map(|level| (LEVEL, &level[..]));
+        let number = SequenceNumber(index as u16);
+        let header_len =
+            rtp::write_header(&mut space, false, payload_type, number, time, AUDIO_SSRC, elements).expect("room enough");
+        let end = header_len + payload.len();
+        space[header_len..end].copy_from_slice(payload);
+        let (sender, _) = self.keys.as_mut().expect("keys");
+        let len = sender.protect_rtp(&mut space, header_len, end, index).expect("room enough");
+        space.truncate(len);
+        space
+    }
+
+    /// The RTP packets that have come for it, decrypted; what came for others is forgotten.
+    pub fn heard(&mut self, world: &mut World) -> Vec<Vec<u8>> {
+        let (_, receiver) = self.keys.as_mut().expect("keys");
+        let mut packets = Vec::new();
+        for (to, mut bytes) in std::mem::take(&mut world.heard) {
+            // RFC 5761 §4: what is RTCP.
+            let is_rtp = bytes.len() > 12 && bytes[0] >> 6 == 2 && !(64..=95).contains(&(bytes[1] & 0x7f));
+            if to != self.address || !is_rtp {
+                continue;
+            }
+            let header_len = rtp::Header::parse(&bytes).expect("a header").header_len;
+            let (len, _) = receiver.unprotect_rtp(&mut bytes, header_len).expect("authentic, and new");
+            bytes.truncate(len);
+            packets.push(bytes);
+        }
+        packets
     }
 
     /// RTCP of any content, encrypted.

@@ -1,12 +1,12 @@
 //! What lies between a client and the server: time, and everything that can happen to a datagram.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 
 use super::random::Random;
 
-/// How one client is connected. Both directions are alike.
+/// How one client is connected. Both directions are alike, but for the bottleneck.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub latency_micros: u64,
@@ -14,6 +14,9 @@ pub struct Link {
     pub jitter_micros: u64,
     pub loss: f64,
     pub duplication: f64,
+    /// What the way to the client carries, in bits per second of UDP payload, and how many milliseconds of that its queue holds; what
+    /// does not fit is lost. None: everything.
+    pub bottleneck: Option<(u64, u64)>,
     /// Datagrams of which one to three bits are flipped.
     pub corruption: f64,
 }
@@ -21,11 +24,15 @@ pub struct Link {
 impl Link {
     /// 15 ms each way, everything arrives, in order.
     pub const fn clean() -> Link {
-        Link { latency_micros: 15_000, jitter_micros: 0, loss: 0.0, duplication: 0.0, corruption: 0.0 }
+        Link { latency_micros: 15_000, jitter_micros: 0, loss: 0.0, duplication: 0.0, corruption: 0.0, bottleneck: None }
     }
 
     pub const fn lossy(loss: f64) -> Link {
         Link { loss, ..Link::clean() }
+    }
+
+    pub const fn narrow(bits_per_second: u64, queue_millis: u64) -> Link {
+        Link { bottleneck: Some((bits_per_second, queue_millis)), ..Link::clean() }
     }
 
     pub const fn jittery(jitter_micros: u64, duplication: f64) -> Link {
@@ -75,11 +82,50 @@ pub struct Network {
     pub lost: u64,
     pub duplicated: u64,
     pub corrupted: u64,
+    /// When the bottleneck on the way to a client will be free.
+    free_at: HashMap<SocketAddr, u64>,
+    /// Whose datagrams to note as they leave the server.
+    pub watched: Vec<SocketAddr>,
+    /// When, to whom, how many bytes.
+    pub departures: Vec<(u64, SocketAddr, usize)>,
+    /// How long each of them waited in the bottleneck's queue.
+    pub waited: Vec<(u64, SocketAddr, u64)>,
 }
 
 impl Network {
     pub fn new(random: Random) -> Network {
-        Network { random, in_flight: BinaryHeap::new(), sent: 0, lost: 0, duplicated: 0, corrupted: 0 }
+        Network {
+            random,
+            in_flight: BinaryHeap::new(),
+            sent: 0,
+            lost: 0,
+            duplicated: 0,
+            corrupted: 0,
+            free_at: HashMap::new(),
+            watched: Vec::new(),
+            departures: Vec::new(),
+            waited: Vec::new(),
+        }
+    }
+
+    /// To a client, through its bottleneck.
+    pub fn send_down(&mut self, link: &Link, now: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        if self.watched.contains(&to) {
+            self.departures.push((now, to, bytes.len()));
+        }
+        let Some((rate, queue_millis)) = link.bottleneck else { return self.send(link, now, from, to, bytes) };
+        let free_at = self.free_at.entry(to).or_default();
+        let begins = now.max(*free_at);
+        if begins - now > queue_millis * 1000 {
+            self.lost += 1;
+            return;
+        }
+        if self.watched.contains(&to) {
+            self.waited.push((now, to, begins - now));
+        }
+        *free_at = begins + bytes.len() as u64 * 8_000_000 / rate;
+        let later = *free_at;
+        self.send(link, later, from, to, bytes);
     }
 
     pub fn send(&mut self, link: &Link, now: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {

@@ -11,15 +11,21 @@ pub struct Frame {
     pub publisher: u32,
     pub counter: u64,
     pub key: bool,
+    /// Of a picture: its size, in quarters of the usual one.
+    pub quarters: u8,
 }
 
+/// Largest that a picture is taken for.
+const QUARTERS_MAX: u8 = 64;
 const START_CODE: [u8; 3] = [0x9d, 0x01, 0x2a];
 
 /// The VP8 frame of a number. Key frames are about ten times larger than the others, as real ones are.
-pub fn video(publisher: u32, counter: u64, key: bool) -> Vec<u8> {
+///
+/// `quarters`: its size, 4 for the usual one of 440 kb/s at 30 pictures a second; it is written into the frame tag too.
+pub fn video(publisher: u32, counter: u64, key: bool, quarters: u8) -> Vec<u8> {
     let mut random = content(publisher, counter);
-    let size = if key { 14_000 + random.below(4_000) } else { 900 + random.below(1_800) };
-    let mut frame = vec![if key { 0x10 } else { 0x11 }, 0, 0];
+    let size = quarters as usize * if key { 14_000 + random.below(4_000) } else { 900 + random.below(1_800) } / 4;
+    let mut frame = vec![if key { 0x10 } else { 0x11 }, quarters, 0];
     if key {
         frame.extend_from_slice(&START_CODE);
         frame.extend_from_slice(&640u16.to_le_bytes());
@@ -33,7 +39,9 @@ pub fn video(publisher: u32, counter: u64, key: bool) -> Vec<u8> {
 pub fn read_video(bytes: &[u8]) -> Option<Frame> {
     let key = bytes.first()? & 1 == 0;
     let (publisher, counter) = identity(bytes.get(if key { 10 } else { 3 }..)?)?;
-    (video(publisher, counter, key) == bytes).then_some(Frame { publisher, counter, key })
+    let quarters = *bytes.get(1)?;
+    let made = || video(publisher, counter, key, quarters);
+    (quarters <= QUARTERS_MAX && made() == bytes).then_some(Frame { publisher, counter, key, quarters })
 }
 
 /// An Opus packet to all who do not decode it.
@@ -48,7 +56,7 @@ pub fn audio(publisher: u32, counter: u64) -> Vec<u8> {
 
 pub fn read_audio(bytes: &[u8]) -> Option<Frame> {
     let (publisher, counter) = identity(bytes.get(1..)?)?;
-    (audio(publisher, counter) == bytes).then_some(Frame { publisher, counter, key: false })
+    (audio(publisher, counter) == bytes).then_some(Frame { publisher, counter, key: false, quarters: 0 })
 }
 
 fn content(publisher: u32, counter: u64) -> Random {

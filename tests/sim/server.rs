@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
-use distributary::config::HoldChoice;
+use distributary::config::{HoldChoice, RecordPlan};
 use distributary::io::{Fake, Io};
 use distributary::limits::SESSIONS_MAX;
 use distributary::mem::{Arena, Handoff};
 use distributary::metrics::{Counter, DropReason, WorkerMetrics};
+use distributary::record::{self, Recorder};
 use distributary::rtp::config::Codec;
 use distributary::secure::dtls::Identity;
-use distributary::signal::api::{Gauges, Handle, Join, Joined, Purpose, Refusal, RoomView, SessionPath};
+use distributary::signal::api::{Gauges, Handle, Join, Joined, LayerWish, Purpose, Refusal, RoomView, SessionPath, SessionView};
 use distributary::signal::director::{self, Director, Settings};
 use distributary::signal::handshakes::{self, Handshakes};
 use distributary::signal::negotiate::CodecPolicy;
 use distributary::units::{Micros, WorkerId};
 use distributary::worker::hold::Hold;
 use distributary::worker::mail::Wake;
-use distributary::worker::{Worker, mail};
+use distributary::worker::{Worker, mail, tap};
 
 use super::random::{Random, mix};
 
@@ -29,6 +30,8 @@ use super::random::{Random, mix};
 pub const ADDRESS: &str = "192.0.2.1:7882";
 /// Slots of each worker's arena: enough for the caches of a few tracks and what is in flight.
 const SLOTS: usize = 8192;
+/// Unix time in milliseconds at the simulation's beginning, for recordings.
+pub const EPOCH: i64 = 1_900_000_000_000;
 
 pub struct Server {
     pub address: SocketAddr,
@@ -39,6 +42,8 @@ pub struct Server {
     pub gauges: Arc<Gauges>,
     /// Two threads' worth, so that which one a session is on matters.
     handshakes: Vec<Handshakes>,
+    /// If anything is recorded; its table is the last.
+    pub recorder: Option<Recorder>,
     handle: Handle,
     /// Microseconds by which the server's clock has jumped ahead of everybody else's.
     pub skew: u64,
@@ -52,15 +57,31 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(workers: usize, sessions_max: usize, mut random: Random) -> Server {
+    pub fn new(workers: usize, sessions_max: usize, random: Random) -> Server {
+        Server::recording(workers, sessions_max, random, None)
+    }
+
+    /// A server that records. Its wall clock begins at [`EPOCH`].
+    pub fn recording(workers: usize, sessions_max: usize, mut random: Random, record: Option<RecordPlan>) -> Server {
         let address: SocketAddr = ADDRESS.parse().expect("an address");
         let ios: Vec<Io> = (0..workers).map(|_| Io::Fake(Fake::new(Arena::leak(SLOTS)))).collect();
         let wakers: Vec<_> = ios.iter().map(Io::waker).collect();
-        let (mails, offices) = mail::connect(&wakers, Arc::new(|| {}), &[Arc::new(|| {}), Arc::new(|| {})]);
+        let (mut mails, offices) = mail::connect(&wakers, Arc::new(|| {}), &[Arc::new(|| {}), Arc::new(|| {})]);
         let identity = Identity::generate().expect("a certificate");
         let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
         let gauges: Arc<Gauges> = Arc::default();
-        let metrics: Vec<Arc<WorkerMetrics>> = (0..workers + 2).map(|_| Arc::default()).collect();
+        let metrics: Vec<Arc<WorkerMetrics>> = (0..workers + 3).map(|_| Arc::default()).collect();
+        let (tap, recorder) = match record {
+            Some(plan) => {
+                let (notice_sender, notices) = mpsc::channel();
+                let wake: Wake = Arc::new(|| {});
+                let office = tap::connect(&mut mails, &wakers, &wake);
+                let links = record::Links { notices, office, tables: metrics[..workers].to_vec() };
+                let source = tap::Source::new(plan.rooms.clone(), notice_sender, wake);
+                (Some(source), Some(Recorder::new(plan, links, metrics[workers + 2].clone(), EPOCH)))
+            }
+            None => (None, None),
+        };
         let (order_senders, orders): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel()).unzip();
         let (notice_sender, notices) = mpsc::channel();
         let (request_sender, requests) = mpsc::sync_channel(64);
@@ -79,6 +100,7 @@ impl Server {
             commands: offices.director,
             events: offices.events,
             tables: metrics[..workers].to_vec(),
+            tap,
         };
         // Whatever is held, every scenario must hold.
         let choice = [HoldChoice::Off, HoldChoice::Adaptive, HoldChoice::Frame][random.below(3)];
@@ -109,6 +131,7 @@ impl Server {
             director,
             gauges,
             handshakes,
+            recorder,
             handle,
             skew,
             now,
@@ -155,6 +178,9 @@ impl Server {
             handshakes.turn(self.now);
         }
         self.director.turn(self.now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.turn(self.now);
+        }
     }
 
     fn step(&mut self, index: usize, sent: &mut impl FnMut(SocketAddr, &[u8])) {
@@ -203,6 +229,16 @@ impl Server {
     pub fn patch(&mut self, path: SessionPath, fragment: String) -> Result<distributary::signal::api::Patched, Refusal> {
         let handle = self.handle.clone();
         self.ask(async move { handle.patch(path, distributary::signal::api::IfMatch::Any, fragment).await })
+    }
+
+    pub fn layer(&mut self, path: SessionPath, wish: LayerWish) -> Result<(), Refusal> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.layer(path, wish).await })
+    }
+
+    pub fn describe(&mut self, path: SessionPath) -> Result<SessionView, Refusal> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.describe(path).await })
     }
 
     pub fn rooms(&mut self) -> Vec<RoomView> {

@@ -74,12 +74,23 @@ pub fn packet(space: &mut [u8], sequence: u16) -> (usize, usize) {
 
 fn config(direction: Direction, stream: StreamPair) -> MediaConfig {
     let mut extensions = ExtensionMap::default();
-    for (kind, id) in [(ExtensionKind::AbsSendTime, 2), (ExtensionKind::TransportSequence, 3), (ExtensionKind::Mid, 4)] {
+    for (kind, id) in [(ExtensionKind::AbsSendTime, 2), (ExtensionKind::Mid, 4)] {
         extensions.set(kind, id);
     }
-    let feedback = Feedback { nack: true, pli: true, fir: false, transport_cc: true };
-    let codec =
-        CodecConfig { codec: Codec::Vp8, payload_type: VIDEO, rtx: None, clock_rate: 90_000, format: Format::Any, feedback };
+    // Viewers that tell nothing of their paths.
+    if direction == Direction::RecvOnly {
+        extensions.set(ExtensionKind::TransportSequence, 3);
+    }
+    let feedback = Feedback { nack: true, pli: true, fir: false, transport_cc: true, ..Feedback::default() };
+    let codec = CodecConfig {
+        codec: Codec::Vp8,
+        payload_type: VIDEO,
+        rtx: None,
+        red: None,
+        clock_rate: 90_000,
+        format: Format::Any,
+        feedback,
+    };
     let publishes = direction == Direction::RecvOnly;
     MediaConfig {
         mid: Mid::from("1").expect("short"),
@@ -87,6 +98,7 @@ fn config(direction: Direction, stream: StreamPair) -> MediaConfig {
         direction,
         codecs: ArrayVec::from_iter([codec]),
         extensions,
+        fec: None,
         remote_streams: publishes.then_some(stream).into_iter().collect(),
         rids: ArrayVec::new(),
         local_stream: (!publishes).then_some(stream),
@@ -147,7 +159,7 @@ impl Receiving {
 
     pub fn receive(&mut self, packet: PacketMut) -> Media {
         let now = Micros(self.next * 1_000);
-        self.peer.receive(packet, now, &self.metrics).expect("in order").expect("of the forwarded layer")
+        self.peer.receive(packet, now, &self.metrics).expect("in order")
     }
 }
 
@@ -181,7 +193,7 @@ impl FanOut {
                 if !self.batch.has_room() {
                     self.batch.clear();
                 }
-                peer.forward(0, media, &mut self.batch).expect("bound");
+                peer.forward(0, media, &Default::default(), &[], media.arrival, &mut self.batch).expect("bound");
             }
         }
         let burst = self.media.len() as u64;
@@ -209,7 +221,7 @@ impl Room {
         let worker = Worker::new(WorkerId(0), io, mails.remove(0), handoff.clone(), metrics.clone(), hold);
         let mut room = Room { worker, offices, metrics, publisher: client(0), viewers, next: 100, forwarded: 0 };
         room.join(&handoff, publisher());
-        let shard = Shard::new(TRACK, WorkerId(0), 0, MediaKind::Video, None, 1024);
+        let shard = Shard::new(TRACK, WorkerId(0), 0, MediaKind::Video, None, 1, 1024);
         room.tell(Command::OpenShard { shard: Box::new(shard) });
         for slot in 1..=viewers {
             room.join(&handoff, viewer(slot));

@@ -6,7 +6,8 @@
 
 import { ConnectionError, explain } from './explain.js';
 import { openSource } from './source.js';
-import { StatsReader, emptySample } from './stats.js';
+import { StatsReader, emptySample, serverRows } from './stats.js';
+import { Switch } from './unwatched.js';
 import { Refusal, negotiate } from './whip.js';
 
 const CONNECT_LIMIT_MS = 12_000;
@@ -126,7 +127,7 @@ export class Activity {
       stream.addTrack(track);
       this.report.onStream(stream);
     });
-    pc.addTransceiver('video', { direction: 'recvonly' });
+    offerDependencyDescriptor(pc.addTransceiver('video', { direction: 'recvonly' }));
     pc.addTransceiver('audio', { direction: 'recvonly' });
   }
 
@@ -176,9 +177,15 @@ export class Activity {
     const reader = new StatsReader(pc);
     let before = emptySample(this.state);
     let moved = 0;
+    let rounds = 0;
+    let view = null; // what the server says of this session: every other sample, or each time if encodings are switched by it
+    let encodings = null;
     let soundOnly = 0; // samples in a row: sound often comes a moment before the picture
     return async () => {
       const sample = await reader.read(this.state).catch(() => null);
+      encodings ??= switchOf(pc);
+      if (encodings || (this.plan.mode === 'watch' && rounds++ % 2 === 0)) view = (await this.session?.view()) ?? null;
+      await encodings?.follow(view?.unwatched ?? []).catch(() => {});
       if (!sample || this.stopped || this.pc !== pc || pc.connectionState === 'closed') return;
       const frames = sample.framesDecoded + sample.framesEncoded;
       const framesMove = frames > before.framesDecoded + before.framesEncoded;
@@ -196,6 +203,7 @@ export class Activity {
         }
       }
       sample.state = this.state;
+      sample.details.push(...serverRows(view));
       this.report.onSample(sample);
     };
   }
@@ -220,6 +228,21 @@ export class Activity {
     this.state = state;
     this.report.onState(state, extra);
   }
+}
+
+/** What switches the encodings of `pc`'s picture on and off, if it has several. */
+function switchOf(pc) {
+  const picture = pc.getSenders().find((sender) => sender.getParameters().encodings?.length > 1);
+  return picture ? new Switch(picture) : null;
+}
+
+/** Chromium decodes scalable AV1 only with this header extension, and does not offer it by itself. */
+function offerDependencyDescriptor(transceiver) {
+  const extensions = transceiver.getHeaderExtensionsToNegotiate?.() ?? [];
+  const descriptor = extensions.find(({ uri }) => uri.includes('dependency-descriptor'));
+  if (!descriptor) return;
+  descriptor.direction = 'sendrecv';
+  transceiver.setHeaderExtensionsToNegotiate(extensions);
 }
 
 /** The UDP port of the server's first candidate, for the advice when nothing gets through to it. */

@@ -171,6 +171,22 @@ function describe({ pc, report, sample, video, audio, transport, pair, receiving
   return rows.filter(([, value]) => value !== null && value !== undefined && value !== '' && value !== 0);
 }
 
+/** What the server says of a session (`GET {session}/layer`), as rows. */
+export function serverRows(view) {
+  if (!view) return [];
+  const layer = (of) => of && `${of.encoding ?? `spatial ${of.spatial}`}, temporal ${of.temporal}`;
+  const rows = [
+    ['Layer chosen', layer(view.layer_wanted)],
+    ['Layer sent', layer(view.layer_sent) ?? (view.target_bitrate ? 'none: the connection carries no picture for now' : null)],
+    ['Bandwidth estimate', view.target_bitrate && bitrateWords(view.target_bitrate)],
+    ['Arrives, of what is sent', view.acknowledged_bitrate && bitrateWords(view.acknowledged_bitrate)],
+    ['Watched by nobody', view.unwatched?.join(', ') || null],
+    ['Loss on the way', Number.isFinite(view.loss) ? `${(view.loss * 100).toFixed(1)} %` : null],
+    ['Sent again', view.packets_retransmitted?.toLocaleString('en')],
+  ];
+  return rows.filter(([, value]) => value !== null && value !== undefined && value !== 0);
+}
+
 function layerWords(entry) {
   if (!entry.frameHeight) return 'sends nothing';
   return `${entry.frameWidth}×${entry.frameHeight}, ${Math.round(entry.framesPerSecond ?? 0)} fps`;

@@ -33,6 +33,16 @@ export class Session {
     }
   }
 
+  /** What the server makes of the picture and knows of the way here, as `GET {session}/layer` tells it; null when it cannot be asked. */
+  async view() {
+    try {
+      const response = await fetch(`${this.url}/layer`, { headers: bearer(this.token), cache: 'no-store' });
+      return response.ok ? await response.json() : null;
+    } catch {
+      return null;
+    }
+  }
+
   /** Ends the session. `keepalive` lets the request outlive the page (section 4.2). */
   close({ keepalive = false } = {}) {
     return fetch(this.url, { method: 'DELETE', headers: bearer(this.token), keepalive }).catch(() => {});

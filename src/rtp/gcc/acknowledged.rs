@@ -22,11 +22,13 @@ pub struct Acknowledged {
     /// In kilobits per second.
     estimate: Option<f64>,
     variance: f64,
+    /// Of the last window alone.
+    latest: f64,
 }
 
 impl Default for Acknowledged {
     fn default() -> Self {
-        Acknowledged { bytes: 0.0, window_ms: 0.0, last: None, estimate: None, variance: VARIANCE_FIRST }
+        Acknowledged { bytes: 0.0, window_ms: 0.0, last: None, estimate: None, variance: VARIANCE_FIRST, latest: 0.0 }
     }
 }
 
@@ -35,10 +37,17 @@ impl Acknowledged {
         self.estimate.map(|kilobits| Bitrate((kilobits * 1e3) as u64))
     }
 
+    /// What arrived while there was a queue: the estimate, or the last window if that is more. A sender that pauses between bursts has
+    /// an average far below what the path carried when its queue grew, and must not be reduced to that.
+    pub fn busy(&self) -> Option<Bitrate> {
+        self.estimate.map(|kilobits| Bitrate((kilobits.max(self.latest) * 1e3) as u64))
+    }
+
     /// A packet of `bytes` arrived. `idle`: the sender is limited by what it has to send (ALR).
     pub fn packet(&mut self, arrived: Micros, bytes: usize, idle: bool) {
         let window = if self.estimate.is_some() { WINDOW_MS } else { WINDOW_FIRST_MS };
         let Some(sample) = self.sample(arrived, bytes, window) else { return };
+        self.latest = sample;
         let Some(estimate) = self.estimate else {
             self.estimate = Some(sample);
             return;

@@ -3,29 +3,34 @@
 //! ```text
 //!   results of packets ──► acknowledged ─────────────┐
 //!     sent, arrived or lost  delta ─► trendline ─► rate ─► min ─► target
+//!                            queue ─► rate
 //!                            loss ───────────────────────┘
 //!                            probe ──► rate            probes to send
+//!                            compete ─► rate
 //! ```
 //!
 //! Source: draft-ietf-rmcat-gcc-02 and, where it has moved on, libwebrtc's `modules/congestion_controller/goog_cc`; each file names its
 //! part. Written anew and without I/O: time comes in, a rate goes out. Nothing allocates; a lie in feedback can lower or raise
 //! the estimate between its bounds and nothing else.
 //!
-//! It is complete by itself and driven by its tests over simulated paths. Viewers are not sent by it yet: that needs transport-wide
-//! numbers towards them, a pacer, and layers to choose from.
+//! It is driven by its tests over simulated paths, and by [`crate::peer::path`] over real ones.
 
 pub mod acknowledged;
+pub mod compete;
 pub mod delta;
 pub mod loss;
 pub mod probe;
+pub mod queue;
 pub mod rate;
 pub mod trendline;
 
 use crate::units::{Bitrate, Micros};
 use acknowledged::Acknowledged;
+use compete::Competition;
 use delta::InterArrival;
 use loss::LossBased;
 use probe::{Cluster, Prober};
+use queue::Queue;
 use rate::RateControl;
 use trendline::{Trendline, Usage};
 
@@ -35,6 +40,14 @@ const FULL_QUEUE_MS: f64 = 80.0;
 const FULL_QUEUE_LOSS: f64 = 0.02;
 /// How long the queue may take to drain after a probe.
 const DISTURBANCE: Micros = Micros::from_millis(100);
+/// A queue of so many milliseconds that was not there a moment ago, whatever the detector makes of it; and with a probe in it.
+const SUDDEN_MS: f64 = 100.0;
+const SUDDEN_PROBED_MS: f64 = 150.0;
+const MOMENT: Micros = Micros::from_millis(500);
+/// For so long, at least, an empty queue is remembered.
+const MEMORY: Micros = Micros::from_secs(2);
+/// A shorter queue has drained.
+const OVER_QUEUE_MS: f64 = 10.0;
 /// Below this nothing waits.
 const EMPTY_QUEUE_MS: f64 = 20.0;
 
@@ -59,10 +72,16 @@ pub struct Estimator {
     rate: RateControl,
     loss: LossBased,
     prober: Prober,
+    competition: Competition,
     target: Bitrate,
     idle: bool,
     /// What is sent until then may wait behind a probe.
     disturbed_until: Micros,
+    /// What gathers in a moment, and what waits.
+    gathering: Queue,
+    queue: Queue,
+    sudden: bool,
+    draining: bool,
 }
 
 impl Estimator {
@@ -75,9 +94,14 @@ impl Estimator {
             rate: RateControl::new(start, min, max),
             loss: LossBased::new(start),
             prober: Prober::new(start, max, now),
+            competition: Competition::default(),
             target: start,
             idle: false,
             disturbed_until: Micros::ZERO,
+            gathering: Queue::new(MOMENT),
+            queue: Queue::new(MEMORY),
+            sudden: false,
+            draining: false,
         }
     }
 
@@ -95,13 +119,25 @@ impl Estimator {
         self.loss.loss()
     }
 
+    /// How long packets wait on the path, more than at the least, in milliseconds.
+    pub fn queue_ms(&self) -> f64 {
+        self.queue.ms()
+    }
+
     pub fn usage(&self) -> Usage {
-        self.trendline.usage()
+        if self.sudden { Usage::Over } else { self.trendline.usage() }
     }
 
     /// The next probe to send.
     pub fn probe(&mut self) -> Option<Cluster> {
         self.prober.next_cluster()
+    }
+
+    /// The most that could be used: it is probed for, and nothing above.
+    pub fn want(&mut self, rate: Bitrate, now: Micros) {
+        if self.trendline.usage() == Usage::Normal {
+            self.prober.want(rate, self.target, now);
+        }
     }
 
     /// Whether the sender has less to send than it may (application-limited).
@@ -112,18 +148,27 @@ impl Estimator {
         self.idle = idle;
     }
 
+    /// Whether the sender holds back so that a queue drains: what arrives is less than could then.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
     /// Takes one feedback message's packets, in the order of sending, at the time it came.
     pub fn feedback(&mut self, outcomes: impl IntoIterator<Item = Outcome>, round_trip: Micros, now: Micros) {
         self.rate.set_round_trip(round_trip);
         let mut probed: Option<Bitrate> = None;
-        let mut over = false;
+        let (mut over, mut lost, mut newest) = (false, false, Micros::ZERO);
         for Outcome { sent, arrived, bytes, cluster } in outcomes {
             self.loss.packet(sent, bytes, arrived.is_none());
+            lost |= arrived.is_none();
             let Some(arrived) = arrived else { continue };
+            newest = sent;
             self.acknowledged.packet(arrived, bytes, self.idle);
             if cluster != 0 {
                 self.disturbed_until = sent + DISTURBANCE;
             }
+            self.gathering.packet(sent, arrived, bytes);
+            self.queue.packet(sent, arrived, bytes);
             // What a probe does to the queue was its purpose, and says nothing of the rate before it.
             if sent >= self.disturbed_until
                 && let Some(deltas) = self.inter_arrival.packet(sent, arrived, now)
@@ -139,14 +184,36 @@ impl Estimator {
         }
         // A full queue does not grow, and to the detector nothing is wrong: but it drops, and it is long.
         let full = self.trendline.queue_ms() > FULL_QUEUE_MS && self.loss.recent() > FULL_QUEUE_LOSS;
-        let usage = if over || full { Usage::Over } else { self.trendline.usage() };
+        let disturbed = newest < self.disturbed_until;
+        self.sudden = self.gathering.ms() > if disturbed { SUDDEN_PROBED_MS } else { SUDDEN_MS };
+        let grew = over || full || self.sudden || self.trendline.usage() == Usage::Over;
+        // What the detector saw at the beginning of the message may be over by its end: giving way again would follow our own pause.
+        let drained = self.draining && self.trendline.usage() != Usage::Over && self.queue.ms() < OVER_QUEUE_MS;
+        let usage = if (over && !drained) || full || self.sudden { Usage::Over } else { self.trendline.usage() };
         if usage == Usage::Normal && self.trendline.queue_ms() < EMPTY_QUEUE_MS {
             self.prober.again(self.target, now);
         }
+        self.competition.update(self.trendline.queue_ms(), grew, now);
+        self.trendline.hold_base(self.competition.is_on());
         match probed {
+            _ if self.competition.is_on() => self.rate.compete(lost, self.acknowledged.bitrate(), now),
             // One that met others' bursts may show less than is known.
-            Some(rate) if usage != Usage::Over => self.rate.set(rate.max(self.rate.target()), now),
-            _ => self.rate.update(usage, self.acknowledged.bitrate(), self.idle, now),
+            Some(rate) if usage != Usage::Over => {
+                if rate > self.rate.target() {
+                    // More will be sent, and if that turns out too much, what arrives must be known by then.
+                    self.acknowledged.expect_fast_change();
+                }
+                self.rate.set(rate.max(self.rate.target()), now);
+            }
+            _ => {
+                let rate = match usage {
+                    // What has arrived before counts for nothing, if the path carries less now.
+                    Usage::Over if self.sudden => self.gathering.served().or(self.acknowledged.busy()),
+                    Usage::Over => self.acknowledged.busy(),
+                    _ => self.acknowledged.bitrate(),
+                };
+                self.rate.update(usage, rate, self.idle, now);
+            }
         }
         let delay_based = self.rate.target();
         self.target = self.loss.estimate(delay_based, self.acknowledged.bitrate(), now).min(delay_based).max(self.min);

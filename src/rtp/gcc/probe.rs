@@ -30,6 +30,10 @@ const START_FACTORS: [f64; 2] = [3.0, 6.0];
 /// Between two probes without other reason.
 const AGAIN_INTERVAL: Micros = Micros::from_secs(5);
 const AGAIN_FACTOR: f64 = 2.0;
+/// Between two probes that were asked for.
+const WANT_INTERVAL: Micros = Micros::from_secs(1);
+/// A short cluster shows a little less than the rate it was sent for.
+const WANT_FACTOR: f64 = 1.2;
 /// A result that arrives faster than this part of the time is not believed.
 const RECEIVED_RATIO_MAX: f64 = 2.0;
 
@@ -59,6 +63,8 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub struct Prober {
     max: Bitrate,
+    /// No more could be used.
+    useful: Bitrate,
     next_id: u32,
     waiting: ArrayVec<Cluster, CLUSTERS>,
     seen: ArrayVec<Seen, CLUSTERS>,
@@ -69,8 +75,15 @@ pub struct Prober {
 
 impl Prober {
     pub fn new(start: Bitrate, max: Bitrate, now: Micros) -> Self {
-        let mut prober =
-            Prober { max, next_id: 1, waiting: ArrayVec::new(), seen: ArrayVec::new(), further_above: None, probed: now };
+        let mut prober = Prober {
+            max,
+            useful: max,
+            next_id: 1,
+            waiting: ArrayVec::new(),
+            seen: ArrayVec::new(),
+            further_above: None,
+            probed: now,
+        };
         for factor in START_FACTORS {
             prober.ask(Bitrate((start.0 as f64 * factor) as u64), now);
         }
@@ -84,8 +97,17 @@ impl Prober {
 
     /// Asks for a probe if there was none for a while.
     pub fn again(&mut self, estimate: Bitrate, now: Micros) {
-        if now.since(self.probed) >= AGAIN_INTERVAL.0 && self.waiting.is_empty() && estimate < self.max {
+        if now.since(self.probed) >= AGAIN_INTERVAL.0 && self.waiting.is_empty() && estimate < self.useful {
             self.ask(Bitrate((estimate.0 as f64 * AGAIN_FACTOR) as u64), now);
+        }
+    }
+
+    /// Asks for a probe of a rate that could be used if the path carried it. Nothing above is probed any more.
+    pub fn want(&mut self, rate: Bitrate, estimate: Bitrate, now: Micros) {
+        let asked = Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
+        self.useful = asked.min(self.max);
+        if estimate < rate && now.since(self.probed) >= WANT_INTERVAL.0 && self.waiting.is_empty() {
+            self.ask(asked, now);
         }
     }
 
@@ -119,7 +141,7 @@ impl Prober {
     }
 
     fn ask(&mut self, rate: Bitrate, now: Micros) {
-        let rate = rate.min(self.max);
+        let rate = rate.min(self.useful);
         if self.waiting.is_full() {
             return;
         }
@@ -134,7 +156,7 @@ impl Prober {
         let (packets, bytes, last_bytes, first_bytes) = (0, 0, 0, 0);
         self.seen.push(Seen { cluster, told: now, packets, bytes, sent: never, arrived: never, last_bytes, first_bytes });
         // At the limit there is nothing further to find.
-        self.further_above = (rate < self.max).then_some(Bitrate((rate.0 as f64 * FURTHER_ABOVE) as u64));
+        self.further_above = (rate < self.useful).then_some(Bitrate((rate.0 as f64 * FURTHER_ABOVE) as u64));
         self.probed = now;
     }
 }
@@ -196,6 +218,22 @@ mod tests {
         assert!((1_350_000..1_500_000).contains(&shown.0), "{shown:?}");
         assert!(probe(&mut prober, 1_500_000, Micros::from_millis(200)).is_some(), "the second one of the start");
         assert_eq!(prober.next_cluster(), None, "nothing further");
+    }
+
+    #[test]
+    fn what_could_be_used_is_probed_and_no_more() {
+        let mut prober = Prober::new(Bitrate::kbps(300), Bitrate::kbps(20_000), Micros::ZERO);
+        while prober.next_cluster().is_some() {}
+        let wanted = Bitrate::kbps(2_000);
+        prober.want(wanted, Bitrate::kbps(900), Micros::from_millis(500));
+        assert_eq!(prober.next_cluster(), None, "not so soon after the last");
+        prober.want(wanted, Bitrate::kbps(900), Micros::from_secs(2));
+        let asked = Some(Bitrate::kbps(2_400));
+        assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
+        prober.again(Bitrate::kbps(2_400), Micros::from_secs(20));
+        assert_eq!(prober.next_cluster(), None, "more would be of no use");
+        prober.again(Bitrate::kbps(1_500), Micros::from_secs(20));
+        assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
     }
 
     #[test]

@@ -18,6 +18,10 @@ const PACKET_BITS: f64 = 1200.0 * 8.0;
 const FRAMES_PER_SECOND: f64 = 30.0;
 /// Time until a change shows: the round trip and what the detector takes.
 const DETECTION_SECONDS: f64 = 0.1;
+/// Beside TCP: a loss reduces the rate to so much, and without one it grows by so many packets a round trip, in each. These are
+/// CUBIC's (RFC 9438 §4.3 and §4.6), whose region of short round trips is what a viewer shares a queue with.
+const COMPETING_BACKOFF: f64 = 0.7;
+const COMPETING_PACKETS: f64 = 1.0;
 const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub struct RateControl {
     capacity: Capacity,
     round_trip: Micros,
     changed: Option<Micros>,
+    /// The last reduction for a loss beside TCP.
+    competed: Option<Micros>,
 }
 
 impl RateControl {
@@ -73,6 +79,7 @@ impl RateControl {
             capacity: Capacity::default(),
             round_trip: Micros::from_millis(200),
             changed: None,
+            competed: None,
         }
     }
 
@@ -102,6 +109,23 @@ impl RateControl {
             (Usage::Under, _) => self.state = State::Hold,
             (Usage::Normal, _) => self.increase(acknowledged, idle, now),
         }
+    }
+
+    /// Does as TCP does, beside which delay means nothing. `lost`: something was, of what has been told of now.
+    pub fn compete(&mut self, lost: bool, acknowledged: Option<Bitrate>, now: Micros) {
+        let round_trip = self.round_trip.0.max(REDUCTION_INTERVAL.0) as f64 / 1e6;
+        if lost && self.competed.is_none_or(|at| now.since(at) as f64 >= round_trip * 1e6) {
+            self.competed = Some(now);
+            self.target *= COMPETING_BACKOFF;
+        } else {
+            let seconds = self.changed.map_or(0.0, |at| (now.since(at) as f64 / 1e6).min(1.0));
+            let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
+            let growth = seconds * COMPETING_PACKETS * PACKET_BITS / (round_trip * round_trip);
+            self.target = (self.target + growth).min(limit.max(self.target));
+        }
+        self.target = self.target.clamp(self.min, self.max);
+        self.state = State::Hold;
+        self.changed = Some(now);
     }
 
     fn reduction_interval(&self) -> u64 {

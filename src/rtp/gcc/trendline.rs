@@ -44,6 +44,7 @@ pub struct Trendline {
     smoothed: f64,
     /// The least of it lately: an empty queue.
     base: f64,
+    base_held: bool,
     /// Arrival and smoothed delay, in milliseconds.
     points: ArrayVec<(f64, f64), WINDOW>,
     slope: f64,
@@ -63,6 +64,7 @@ impl Default for Trendline {
             accumulated: 0.0,
             smoothed: 0.0,
             base: 0.0,
+            base_held: false,
             points: ArrayVec::new(),
             slope: 0.0,
             previous_slope: 0.0,
@@ -85,6 +87,11 @@ impl Trendline {
         self.smoothed - self.base
     }
 
+    /// Whether the least delay is remembered: the queue does not empty, for a reason that is known.
+    pub fn hold_base(&mut self, hold: bool) {
+        self.base_held = hold;
+    }
+
     /// Takes the distances of two groups, the later of which has arrived at `arrived`.
     pub fn update(&mut self, deltas: Deltas, arrived: Micros) {
         let sent_ms = deltas.sent as f64 / 1e3;
@@ -92,7 +99,8 @@ impl Trendline {
         let first = *self.first_arrived.get_or_insert(arrived);
         self.accumulated += deltas.arrived as f64 / 1e3 - sent_ms;
         self.smoothed = SMOOTHING * self.smoothed + (1.0 - SMOOTHING) * self.accumulated;
-        self.base = (self.base + BASE_DRIFT * sent_ms).min(self.smoothed);
+        let drift = if self.base_held { 0.0 } else { BASE_DRIFT };
+        self.base = (self.base + drift * sent_ms).min(self.smoothed);
         if self.points.is_full() {
             self.points.remove(0);
         }

@@ -22,10 +22,11 @@ pub(super) mod message {
     pub const SERVER_HELLO_DONE: u8 = 14;
     pub const CERTIFICATE_VERIFY: u8 = 15;
     pub const CLIENT_KEY_EXCHANGE: u8 = 16;
+    pub const FINISHED: u8 = 20;
 }
 
 /// DTLS 1.2 on the wire (RFC 6347 §4.1).
-const VERSION: [u8; 2] = [0xfe, 0xfd];
+pub(super) const VERSION: [u8; 2] = [0xfe, 0xfd];
 const RECORD_HEADER: usize = 13;
 const FRAGMENT_HEADER: usize = 12;
 
@@ -41,6 +42,8 @@ const RANGES_MAX: usize = 16;
 pub(super) struct Record<'a> {
     pub content_type: u8,
     pub epoch: u16,
+    /// 48 bits.
+    pub sequence: u64,
     pub fragment: &'a [u8],
     /// Header and fragment as they came.
     pub bytes: &'a [u8],
@@ -48,7 +51,7 @@ pub(super) struct Record<'a> {
 
 /// The next record of `datagram` and what follows it; `None` when no more whole DTLS 1.x record is there.
 pub(super) fn split_record(datagram: &[u8]) -> Option<(Record<'_>, &[u8])> {
-    let (&[content_type, 0xfe, minor, epoch0, epoch1, _, _, _, _, _, _, length0, length1], body) =
+    let (&[content_type, 0xfe, minor, epoch0, epoch1, s0, s1, s2, s3, s4, s5, length0, length1], body) =
         datagram.split_first_chunk::<RECORD_HEADER>()?
     else {
         return None;
@@ -59,17 +62,22 @@ pub(super) fn split_record(datagram: &[u8]) -> Option<(Record<'_>, &[u8])> {
     }
     let (fragment, rest) = body.split_at_checked(usize::from(u16::from_be_bytes([length0, length1])))?;
     let bytes = datagram.get(..RECORD_HEADER + fragment.len())?;
-    Some((Record { content_type, epoch: u16::from_be_bytes([epoch0, epoch1]), fragment, bytes }, rest))
+    let (epoch, sequence) = (u16::from_be_bytes([epoch0, epoch1]), u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]));
+    Some((Record { content_type, epoch, sequence, fragment, bytes }, rest))
 }
 
 /// A record of epoch 0 with our own sequence number.
 pub(super) fn plain_record(content_type: u8, sequence: u64, parts: &[&[u8]]) -> Vec<u8> {
+    record(content_type, sequence & 0xffff_ffff_ffff, parts)
+}
+
+/// A record of the epoch in the first 16 bits of `number`, with the sequence number in the others.
+pub(super) fn record(content_type: u8, number: u64, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut record = Vec::with_capacity(RECORD_HEADER + length);
     record.push(content_type);
     record.extend_from_slice(&VERSION);
-    // Epoch 0, then the 48-bit sequence number.
-    record.extend_from_slice(&(sequence & 0xffff_ffff_ffff).to_be_bytes());
+    record.extend_from_slice(&number.to_be_bytes());
     record.extend_from_slice(&(length as u16).to_be_bytes());
     parts.iter().for_each(|part| record.extend_from_slice(part));
     record

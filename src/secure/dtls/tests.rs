@@ -1,5 +1,6 @@
 //! Two associations over a network in memory that loses, repeats, reorders and damages datagrams; a failure names its seed.
 
+use super::flight::message;
 use super::*;
 
 /// xorshift64*: enough to choose which datagram is lost.
@@ -29,8 +30,8 @@ struct Weather {
 }
 
 struct Pair {
-    client: Handshake,
-    server: Handshake,
+    client: Association,
+    server: Association,
     now: Micros,
     wire: Vec<(Micros, Role, Vec<u8>)>,
     rng: Rng,
@@ -39,6 +40,20 @@ struct Pair {
 
 fn identities() -> (Identity, Identity) {
     (Identity::generate().unwrap(), Identity::generate().unwrap())
+}
+
+fn handshake(association: &Association) -> &Handshake {
+    match &association.phase {
+        Phase::Handshaking(handshake) => handshake,
+        _ => panic!("the handshake is over"),
+    }
+}
+
+fn connection(association: &mut Association) -> &mut Connection {
+    match &mut association.phase {
+        Phase::Connected(connection) => connection,
+        _ => panic!("not connected"),
+    }
 }
 
 impl Pair {
@@ -57,12 +72,27 @@ impl Pair {
     ) -> Self {
         let now = Micros::from_secs(1);
         Pair {
-            client: Handshake::new(client, Role::Client, vec![of_server], now).unwrap(),
-            server: Handshake::new(server, Role::Server, vec![of_client], now).unwrap(),
+            client: Association::new(client, Role::Client, vec![of_server], now).unwrap(),
+            server: Association::new(server, Role::Server, vec![of_client], now).unwrap(),
             now,
             wire: Vec::new(),
             rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             weather,
+        }
+    }
+
+    /// After a calm handshake.
+    fn connected() -> Self {
+        let mut pair = Pair::new(Weather::default(), 1);
+        pair.run().unwrap();
+        pair
+    }
+
+    /// The given side, and the other one.
+    fn sides(&mut self, first: Role) -> (&mut Association, &mut Association) {
+        match first {
+            Role::Client => (&mut self.client, &mut self.server),
+            Role::Server => (&mut self.server, &mut self.client),
         }
     }
 
@@ -215,7 +245,7 @@ fn wrong_fingerprint_is_refused_by_either_side() {
     assert_eq!(pair.run(), Err((Role::Client, DtlsError::WrongFingerprint)));
     assert_eq!(pair.run(), Err((Role::Server, DtlsError::PeerAlert(42))));
     assert!(pair.client.keys().is_none() && pair.server.keys().is_none());
-    assert_eq!(Handshake::new(&client, Role::Server, vec![], Micros::ZERO).err(), Some(DtlsError::NoFingerprint));
+    assert_eq!(Association::new(&client, Role::Server, vec![], Micros::ZERO).err(), Some(DtlsError::NoFingerprint));
 }
 
 #[test]
@@ -233,7 +263,7 @@ fn silence_times_out_with_doubling_retransmissions() {
         }
     };
     assert_eq!(error, DtlsError::TimedOut);
-    assert_eq!(now.since(Micros::from_secs(1)) / 1000, HANDSHAKE_MILLIS_MAX);
+    assert_eq!(now.since(Micros::from_secs(1)) / 1000, crate::limits::HANDSHAKE_MILLIS_MAX);
     assert_eq!(sent, [0, 200, 600, 1400, 3000, 6200, 12600]);
     assert_eq!(client.poll_timeout(), None);
 }
@@ -256,8 +286,8 @@ fn garbage_is_counted_and_does_no_harm() {
         }
     }
     assert!(pair.server.discarded() > 500 && pair.server.poll_transmit().is_none());
-    assert!(pair.server.reassembly.bytes_held() <= flight::REASSEMBLY_WINDOW * flight::MESSAGE_MAX);
-    assert!(pair.server.early_records.len() <= EARLY_RECORDS_MAX);
+    assert!(handshake(&pair.server).reassembly.bytes_held() <= flight::REASSEMBLY_WINDOW * flight::MESSAGE_MAX);
+    assert!(handshake(&pair.server).early_records.len() <= handshake::EARLY_RECORDS_MAX);
     pair.run().unwrap();
     pair.assert_equal_keys("after garbage");
     for _ in 0..1000 {
@@ -296,7 +326,7 @@ fn second_hello_must_equal_the_first() {
     let at = second.windows(6).position(|w| w == [0, 7, 0, 8, 0, 1]).unwrap();
     second[at..at + 4].copy_from_slice(&[0, 1, 0, 1]);
     assert_eq!(pair.server.handle(&second, pair.now), Err(DtlsError::HelloChanged));
-    assert_eq!(pair.server.poll_transmit().unwrap().get(13..), Some(&[2, ALERT_ILLEGAL_PARAMETER][..]));
+    assert_eq!(pair.server.poll_transmit().unwrap().get(13..), Some(&[2, handshake::ALERT_ILLEGAL_PARAMETER][..]));
 }
 
 #[test]
@@ -308,13 +338,82 @@ fn lost_hello_verify_request_is_repeated_within_bounds() {
         pair.server.handle(&hello, pair.now).unwrap();
         answers += std::iter::from_fn(|| pair.server.poll_transmit()).count();
     }
-    assert_eq!(answers, 1 + usize::from(REPEATS_MAX));
-    assert_eq!(pair.server.poll_timeout(), Some(pair.server.give_up_at));
+    assert_eq!(answers, 1 + usize::from(handshake::REPEATS_MAX));
+    assert_eq!(pair.server.poll_timeout(), Some(handshake(&pair.server).give_up_at));
+}
+
+#[test]
+fn repeated_finished_is_answered_within_bounds() {
+    let mut pair = Pair::connected();
+    let mut answers = 0;
+    for _ in 0..100 {
+        let finished = connection(&mut pair.client).seal(content::HANDSHAKE, &[message::FINISHED; 24]).unwrap();
+        pair.server.handle(&finished, pair.now).unwrap();
+        answers += std::iter::from_fn(|| pair.server.poll_transmit()).count();
+    }
+    assert_eq!(answers, usize::from(connection::REPEATS_MAX));
+    // Whoever did not send the last flight of all has none to repeat.
+    let finished = connection(&mut pair.server).seal(content::HANDSHAKE, &[message::FINISHED; 24]).unwrap();
+    pair.client.handle(&finished, pair.now).unwrap();
+    assert_eq!(pair.client.poll_transmit(), None);
+    assert!(pair.client.is_connected() && pair.server.is_connected());
+}
+
+#[test]
+fn replayed_and_forged_records_are_dropped() {
+    for sender in [Role::Client, Role::Server] {
+        let mut pair = Pair::connected();
+        let now = pair.now;
+        let (from, to) = pair.sides(sender);
+        from.send_application_data(b"once").unwrap();
+        let record = from.poll_transmit().unwrap();
+        let discarded = to.discarded();
+        for bit in 0..8 * record.len() {
+            let mut forged = record.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            to.handle(&forged, now).unwrap();
+            assert_eq!(to.poll_application_data(), None, "{sender:?}, bit {bit}");
+        }
+        assert!(to.discarded() > discarded);
+        // What was forged has not used up the number of the true one.
+        to.handle(&record, now).unwrap();
+        assert_eq!(to.poll_application_data().as_deref(), Some(&b"once"[..]));
+        to.handle(&record, now).unwrap();
+        assert_eq!(to.poll_application_data(), None, "replayed to {sender:?}");
+        assert!(to.is_connected() && !to.closed_by_peer());
+    }
+}
+
+#[test]
+fn either_side_ends_the_session_by_an_alert() {
+    for sender in [Role::Client, Role::Server] {
+        let mut pair = Pair::connected();
+        let now = pair.now;
+        let (from, to) = pair.sides(sender);
+        // A warning other than close_notify, and a ClientHello for a renegotiation, change nothing.
+        for (content_type, body) in [(content::ALERT, &[1, 90][..]), (content::HANDSHAKE, &[message::CLIENT_HELLO; 12])] {
+            to.handle(&connection(from).seal(content_type, body).unwrap(), now).unwrap();
+        }
+        assert!(to.is_connected() && to.poll_transmit().is_none());
+        from.close();
+        let close_notify = from.poll_transmit().unwrap();
+        to.handle(&close_notify, now).unwrap();
+        assert!(to.closed_by_peer() && !to.is_connected(), "{sender:?}");
+        let answer = to.poll_transmit().unwrap();
+        assert_eq!((answer[0], to.poll_transmit()), (content::ALERT, None));
+        from.handle(&answer, now).unwrap();
+        assert!(!from.closed_by_peer() && from.poll_transmit().is_none());
+
+        let mut pair = Pair::connected();
+        let (from, to) = pair.sides(sender);
+        to.handle(&connection(from).seal(content::ALERT, &[2, 40]).unwrap(), now).unwrap();
+        assert!(to.closed_by_peer() && !to.is_connected() && to.poll_transmit().is_none(), "{sender:?}");
+    }
 }
 
 #[test]
 fn may_move_between_threads() {
     fn send<T: Send>() {}
-    send::<Handshake>();
+    send::<Association>();
     send::<Identity>();
 }

@@ -6,19 +6,30 @@
 use std::collections::BTreeSet;
 
 use super::{Director, Session, State};
-use crate::limits::{TRACK_CACHE, WORKERS_MAX};
+use crate::limits::{SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
 use crate::peer::send::Binding;
 use crate::room::shard::{Shard, Subscriber};
+use crate::room::speaker::Speakers;
 use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
+use crate::rtp::level::{STEP, STEPS};
 use crate::signal::negotiate::{Agreed, Purpose};
-use crate::units::{PeerId, TrackId, WorkerId};
+use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
+use crate::worker::tap::{Notice, TappedTrack};
 
 /// The sessions of one name.
-#[derive(Default)]
 pub(super) struct Room {
     pub publisher: Option<u32>,
     pub viewers: BTreeSet<u32>,
+    pub speakers: Speakers,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        // Levels come with the statistics, once a second.
+        let speakers = Speakers::new(SPEAKERS_MAX, Micros::from_millis(1_500));
+        Room { publisher: None, viewers: BTreeSet::new(), speakers }
+    }
 }
 
 impl Room {
@@ -32,6 +43,8 @@ pub(super) struct Track {
     id: TrackId,
     publisher: PeerId,
     kind: MediaKind,
+    /// Simulcast encodings that were agreed on; at least one.
+    encodings: usize,
     pub codec: CodecConfig,
     /// The publisher's worker, once claimed: where the owning shard is.
     owner: Option<WorkerId>,
@@ -47,7 +60,18 @@ impl Director {
         for media in received {
             let (Some(slot), Some(codec)) = (self.free_tracks.pop_front(), media.codecs.first().copied()) else { continue };
             let id = TrackId { slot, generation: publisher.generation };
-            self.tracks.insert(slot, Track { id, publisher, kind: media.kind, codec, owner: None, viewers: [0; WORKERS_MAX] });
+            self.tracks.insert(
+                slot,
+                Track {
+                    id,
+                    publisher,
+                    kind: media.kind,
+                    encodings: media.rids.len().max(media.remote_streams.len()),
+                    codec,
+                    owner: None,
+                    viewers: [0; WORKERS_MAX],
+                },
+            );
             ids.push(id);
         }
         ids
@@ -75,6 +99,18 @@ impl Director {
         }
     }
 
+    /// Takes in how loud a publisher was in the last second.
+    pub(super) fn listen(&mut self, slot: u32, now: Micros) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let Some(track) = session.sound() else { return };
+        let Some(room) = self.rooms.get_mut(&session.room) else { return };
+        for (index, level) in session.stats.inbound.levels.until(session.stats.at).into_iter().enumerate() {
+            let ago = STEP.0 * (STEPS - 1 - index) as u64;
+            room.speakers.hear(track, level, Micros(now.0.saturating_sub(ago)));
+        }
+        room.speakers.settle(now);
+    }
+
     /// A session has a worker now: its tracks get their shards, its subscriptions begin.
     pub(super) fn connect_media(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
@@ -86,6 +122,9 @@ impl Director {
                 let viewers: Vec<u32> = room.viewers.iter().copied().collect();
                 for track in &tracks {
                     self.own_track(*track, worker);
+                }
+                self.open_tap(slot, worker);
+                for track in &tracks {
                     for viewer in &viewers {
                         self.subscribe(*viewer, *track);
                     }
@@ -97,6 +136,29 @@ impl Director {
                     self.subscribe(slot, track);
                 }
             }
+        }
+    }
+
+    /// Taps a publisher's tracks if its room is one of those to be tapped.
+    fn open_tap(&mut self, slot: u32, worker: WorkerId) {
+        let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) else { return };
+        let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| source.wants(&session.room)) else { return };
+        let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
+        let tracks: Vec<TappedTrack> = tracks.map(|track| TappedTrack { id: track.id, codec: track.codec }).collect();
+        // The reader first: it would not know what packets of unknown tracks are.
+        let (room, name) = (session.room.clone(), session.name.clone());
+        source.open.insert(session.id);
+        source.tell(Notice::Opened { publisher: session.id, owner: worker, room, session: name, tracks: tracks.clone() });
+        for track in tracks {
+            office.send(Command::Tap { track: track.id });
+        }
+    }
+
+    fn close_tap(&mut self, publisher: PeerId) {
+        if let Some(source) = &mut self.tap
+            && source.open.remove(&publisher)
+        {
+            source.tell(Notice::Closed { publisher });
         }
     }
 
@@ -112,7 +174,7 @@ impl Director {
         let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
         let Some(owner) = track.owner else { return };
         let cache = if track.kind == MediaKind::Video { TRACK_CACHE } else { TRACK_CACHE / 8 };
-        let shard = Shard::new(id, owner, track.publisher.slot, track.kind, self.companion(track), cache);
+        let shard = Shard::new(id, owner, track.publisher.slot, track.kind, self.companion(track), track.encodings, cache);
         if let Some(office) = self.workers.get_mut(worker.0 as usize) {
             office.send(Command::OpenShard { shard: Box::new(shard) });
         }
@@ -140,7 +202,7 @@ impl Director {
             return;
         };
         let binding = Binding { track: id, payload_type: codec.payload_type, rtx: codec.rtx, clock_rate: track.codec.clock_rate };
-        let peer = session.id;
+        let (peer, wish) = (session.id, session.wishes.iter().find(|(index, _)| *index == sender).copied());
         let first_here = track.viewers[worker.0 as usize] == 0;
         if first_here && worker != owner {
             self.open_shard(id, worker);
@@ -152,7 +214,11 @@ impl Director {
             self.route(id);
         }
         if let Some(office) = self.workers.get_mut(worker.0 as usize) {
-            office.send(Command::Subscribe { subscriber: Subscriber { peer: viewer, sender }, peer, binding });
+            let subscriber = Subscriber { peer: viewer, sender };
+            office.send(Command::Subscribe { subscriber, peer, binding });
+            if let Some((_, wish)) = wish {
+                office.send(Command::Wish { subscriber, peer, wish });
+            }
         }
     }
 
@@ -177,7 +243,12 @@ impl Director {
         let worker = session.worker;
         match session.purpose {
             Purpose::Publish => {
-                for id in session.tracks.clone() {
+                let (publisher, tracks) = (session.id, session.tracks.clone());
+                self.close_tap(publisher);
+                for id in tracks {
+                    if let Some(room) = self.rooms.get_mut(&self.sessions[&slot].room) {
+                        room.speakers.forget(id);
+                    }
                     self.close_track(id);
                 }
             }
@@ -264,6 +335,7 @@ mod tests {
             codec: Codec::H264,
             payload_type: PayloadType(102),
             rtx: None,
+            red: None,
             clock_rate: 90_000,
             format: Format::H264 { profile_idc, profile_iop: 0xe0, packetization_mode },
             feedback: Feedback::default(),

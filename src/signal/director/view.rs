@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use super::rooms::Room;
 use super::{Director, Session, State};
 use crate::rtp::config::{Direction, MediaKind};
 use crate::signal::api::{RoomView, SessionView, TrackView};
 use crate::signal::negotiate::Purpose;
-use crate::units::Micros;
+use crate::units::{Micros, TrackId};
 use crate::worker::mail::PeerStats;
 
 impl Session {
@@ -20,6 +21,14 @@ impl Session {
     }
 }
 
+impl Session {
+    /// The track of sound that it publishes.
+    pub(super) fn sound(&self) -> Option<TrackId> {
+        let received = self.agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        received.zip(&self.tracks).find(|(media, _)| media.kind == MediaKind::Audio).map(|(_, track)| *track)
+    }
+}
+
 impl Director {
     pub(super) fn room_views(&self, now: Micros) -> Vec<RoomView> {
         let mut views: Vec<RoomView> = self
@@ -29,6 +38,7 @@ impl Director {
                 room: name.clone(),
                 publishers: room.publisher.is_some() as usize,
                 viewers: room.viewers.len(),
+                speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
                 sessions: (room.publisher.iter().chain(&room.viewers))
                     .filter_map(|slot| self.sessions.get(slot))
                     .map(|session| self.session_view(session, now))
@@ -39,8 +49,24 @@ impl Director {
         views
     }
 
+    /// Id of the session that publishes a track.
+    fn speaker(&self, room: &Room, track: TrackId) -> Option<String> {
+        let session = self.sessions.get(&room.publisher?).filter(|session| session.tracks.contains(&track))?;
+        Some(session.name.clone())
+    }
+
     pub(super) fn session_view(&self, session: &Session, now: Micros) -> SessionView {
         let (inbound, outbound) = (&session.stats.inbound, &session.stats.outbound);
+        let (layer_wanted, layer_sent) = match session.purpose {
+            Purpose::Watch => self.layer_views(session),
+            Purpose::Publish => (None, None),
+        };
+        let path = session.stats.path;
+        let told = path.map_or(Micros::ZERO, |path| path.round_trip);
+        let reported = outbound.round_trip.max(inbound.round_trip);
+        let round_trip = if reported > Micros::ZERO { reported } else { told };
+        let speakers = self.rooms.get(&session.room).map(|room| &room.speakers);
+        let sound = session.sound().zip(speakers).map(|(track, speakers)| speakers.activity(track, now));
         SessionView {
             id: session.name.clone(),
             purpose: super::purpose_name(session.purpose),
@@ -57,7 +83,11 @@ impl Director {
             user_agent: session.user_agent.clone(),
             srtp_profile: session.profile.map(|profile| profile.name()),
             since_seconds: now.since(session.since) / 1_000_000,
-            rtt_ms: (outbound.round_trip > Micros::ZERO).then_some(outbound.round_trip.0 as f64 / 1_000.0),
+            rtt_ms: (round_trip > Micros::ZERO).then_some(round_trip.0 as f64 / 1_000.0),
+            target_bitrate: path.and_then(|path| path.target).map(|target| target.0),
+            acknowledged_bitrate: path.and_then(|path| path.acknowledged).map(|rate| rate.0),
+            loss: path.map(|path| path.loss),
+            waiting_bytes: path.map(|path| path.waiting_bytes),
             bitrate_in: session.bitrate_in,
             bitrate_out: session.bitrate_out,
             packets_in: inbound.packets,
@@ -66,6 +96,12 @@ impl Director {
             packets_retransmitted: outbound.retransmitted,
             nacks: inbound.nacks + outbound.nacks,
             plis: inbound.key_frame_requests + outbound.key_frame_requests,
+            layer_wanted,
+            layer_sent,
+            layers: self.quality_views(session),
+            unwatched: self.unwatched(session, now),
+            speaking: sound.map(|sound| sound.speaking),
+            audio_level: sound.map(|sound| -(sound.level.below_full as i8)),
             tracks: self.track_views(session),
         }
     }

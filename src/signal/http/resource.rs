@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, LINK, LOCATION, USER_AGENT};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, LINK, LOCATION, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body::{Body as HttpBody, Frame};
@@ -27,6 +27,9 @@ use crate::signal::api::{IfMatch, Join, Patched, Purpose, Refusal, SessionPath};
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 const ENDPOINT_METHODS: &str = "POST, GET, HEAD, OPTIONS";
+const JSON: &str = "application/json";
+const LAYER_METHODS: &str = "POST, GET, HEAD, OPTIONS";
+const PUBLISHED_METHODS: &str = "GET, HEAD, OPTIONS";
 const SESSION_METHODS: &str = "PATCH, DELETE, GET, HEAD, OPTIONS";
 /// How long the body of a request may take.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -54,10 +57,7 @@ pub async fn session(services: &Services, path: SessionPath, request: Request) -
         _ => return Err(not_allowed(request.method(), SESSION_METHODS, "PATCH an SDP fragment, or DELETE the session")),
     }
     services.gate.session(request.headers(), &path.room, path.purpose)?;
-    let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if path.session.len() > SESSION_CHARS_MAX || !path.session.bytes().all(url_safe) {
-        return Err(Refusal::UnknownSession.into());
-    }
+    check_session_name(&path)?;
     match *request.method() {
         Method::PATCH => patch(services, path, request).await,
         Method::DELETE => {
@@ -70,6 +70,42 @@ pub async fn session(services: &Services, path: SessionPath, request: Request) -
             Ok(no_content(one(ETAG, &quoted(&tag))))
         }
     }
+}
+
+/// What a viewer wants of the picture at most; and for those who ask, what it is sent with what is known of its path, or what of a
+/// publisher's picture flows and is watched.
+pub async fn layer(services: &Services, path: SessionPath, request: Request) -> Result<Response, Failure> {
+    let (methods, hint) = match path.purpose {
+        Purpose::Watch => (LAYER_METHODS, "POST which layers are wanted, in JSON, or GET what is sent"),
+        Purpose::Publish => (PUBLISHED_METHODS, "GET what flows and what of it nobody watches"),
+    };
+    match *request.method() {
+        Method::OPTIONS => return Ok(cors::preflight(request.headers(), methods, one(ACCEPT_POST, JSON))),
+        Method::POST if path.purpose == Purpose::Watch => {}
+        Method::GET | Method::HEAD => {}
+        _ => return Err(not_allowed(request.method(), methods, hint)),
+    }
+    services.gate.session(request.headers(), &path.room, path.purpose)?;
+    check_session_name(&path)?;
+    if *request.method() != Method::POST {
+        let view = services.handle.describe(path).await?;
+        return Ok(([(CACHE_CONTROL, "no-store")], axum::Json(view)).into_response());
+    }
+    check_type(request.headers(), JSON, ACCEPT_POST)?;
+    let text = text(request).await?;
+    let wish = serde_json::from_str(&text).map_err(|error| {
+        let text =
+            format!("The body is no choice of layers: {error}. For instance: {{\"encodingId\":\"h\",\"maxTemporalLayerId\":1}}");
+        Failure::new(StatusCode::BAD_REQUEST, text)
+    })?;
+    services.handle.layer(path, wish).await?;
+    Ok(no_content(HeaderMap::new()))
+}
+
+fn check_session_name(path: &SessionPath) -> Result<(), Failure> {
+    let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let known = path.session.len() <= SESSION_CHARS_MAX && path.session.bytes().all(url_safe);
+    if known { Ok(()) } else { Err(Refusal::UnknownSession.into()) }
 }
 
 /// §4.2: an offer comes in, a session is made, its answer goes out.
@@ -94,6 +130,11 @@ async fn join(services: &Services, purpose: Purpose, room: String, request: Requ
     headers.extend(one(ACCEPT_PATCH, FRAGMENT));
     for link in &services.links {
         headers.append(LINK, link.clone());
+    }
+    if purpose == Purpose::Watch
+        && let Ok(link) = format!("<{location}/layer>; rel=\"urn:ietf:params:whep:ext:core:layer\"").parse()
+    {
+        headers.append(LINK, link);
     }
     // A body of known length, so that it goes out with Content-Length: ffmpeg does not read a chunked answer.
     Ok((StatusCode::CREATED, headers, made.answer).into_response())

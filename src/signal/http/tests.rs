@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::config::{IceServer, Keys};
-use crate::signal::api::{Join, Joined, Patched, Purpose, Refusal, Request, SessionPath};
+use crate::signal::api::{Join, Joined, Patched, Purpose, Refusal, Request, SessionPath, SessionView};
 use crate::signal::auth::{Claims, VideoGrants, sign};
 use crate::signal::negotiate::NegotiateError;
 
@@ -45,7 +45,18 @@ fn director(requests: Receiver<Request>, seen: Seen) {
             Request::Probe { path, reply } => {
                 reply.send(if known(&path) { Ok("gen1".into()) } else { Err(Refusal::UnknownSession) });
             }
+            Request::Describe { path, reply } if path.session == "S-e_1" => {
+                reply.send(Ok(SessionView { target_bitrate: Some(900_000), ..SessionView::default() }))
+            }
             Request::Describe { reply, .. } => reply.send(Err(Refusal::UnknownSession)),
+            Request::Layer { path, wish, reply } => reply.send(match wish.encoding_id.as_deref() {
+                _ if path.session != "S-e_1" => Err(Refusal::UnknownSession),
+                Some("x") => Err(Refusal::Layer { reason: "the encodings are: q, h, f".into() }),
+                _ => {
+                    note(format!("{wish:?}"));
+                    Ok(())
+                }
+            }),
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
     }
@@ -414,4 +425,41 @@ async fn connections_beyond_the_limit_are_closed() {
     assert!(ask().await.1, "after the first has gone");
     stop();
     serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_viewer_says_which_layers_it_wants() {
+    let (router, seen) = server(true);
+    let made = post(&router, "/whep/a", OFFER).await;
+    assert!(
+        made.headers
+            .get_all(header::LINK)
+            .iter()
+            .any(|link| { link.to_str().unwrap() == "</whep/a/S-e_1/layer>; rel=\"urn:ietf:params:whep:ext:core:layer\"" })
+    );
+    let json = [("content-type", "application/json")];
+    let path = "/whep/a/S-e_1/layer";
+    let answer = send(&router, "POST", path, &json, r#"{"encodingId":"h","temporalLayerId":1}"#).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    let noted = seen.lock().unwrap().last().cloned().unwrap();
+    assert!(noted.contains("encoding_id: Some(\"h\")") && noted.contains("max_temporal_layer_id: Some(1)"), "{noted}");
+    for (method, path, content_type, body, status, words) in [
+        ("POST", path, "application/json", r#"{"encodingId":"x"}"#, 422, "q, h, f"),
+        ("POST", path, "application/json", r#"{"encoding":"h"}"#, 400, "unknown field `encoding`"),
+        ("POST", path, "application/json", "{", 400, "no choice of layers"),
+        ("POST", path, "application/json", r#"{"maxSpatialLayerId":900}"#, 400, "900"),
+        ("POST", path, "application/sdp", "{}", 415, "takes application/json"),
+        ("PUT", path, "application/json", "", 405, "POST which layers"),
+        ("POST", "/whep/a/other/layer", "application/json", "{}", 404, "No such session"),
+    ] {
+        let answer = send(&router, method, path, &[("content-type", content_type)], body).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+        assert!(answer.body.contains(words), "{}", answer.body);
+    }
+    let answer = send(&router, "GET", path, &[], "").await;
+    assert!(answer.status == StatusCode::OK && answer.body.contains(r#""target_bitrate":900000"#), "{}", answer.body);
+    let answer = send(&router, "POST", "/whip/a/S-e_1/layer", &json, "{}").await;
+    assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "publishers want none");
+    let answer = send(&router, "GET", "/whip/a/S-e_1/layer", &[], "").await;
+    assert!(answer.status == StatusCode::OK && answer.body.contains(r#""unwatched":[]"#), "{}", answer.body);
 }

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::offer::{Encoding, Media};
 use super::{CodecPolicy, Purpose};
-use crate::rtp::config::{Codec, CodecConfig, Feedback, Format, MediaKind};
+use crate::rtp::config::{Codec, CodecConfig, FecConfig, Feedback, Format, MediaKind};
 use crate::units::PayloadType;
 
 /// An agreed codec and the format parameters of its `a=fmtp` in the answer (empty: no such line).
@@ -27,14 +27,11 @@ pub fn agree(media: &Media, purpose: Purpose, policy: &CodecPolicy, transport_se
         }
         let Some((codec, format, parameters)) = handled(encoding, media.kind, policy) else { continue };
         let payload_type = PayloadType(encoding.payload_type);
-        let config = CodecConfig {
-            codec,
-            payload_type,
-            rtx: retransmission(media, encoding),
-            clock_rate: encoding.clock_rate,
-            format,
-            feedback: feedback(media, encoding.payload_type, codec.kind(), purpose, transport_sequence),
-        };
+        let (rtx, red) = (retransmission(media, encoding), redundancy(media, encoding));
+        let mut feedback = feedback(media, encoding.payload_type, codec.kind(), purpose, transport_sequence);
+        // What is sent with redundancy cannot be repeated under its own number (see `rtp::red`).
+        feedback.nack &= purpose == Purpose::Publish || red.is_none() || rtx.is_some();
+        let config = CodecConfig { codec, payload_type, rtx, red, clock_rate: encoding.clock_rate, format, feedback };
         agreed.push(AgreedCodec { config, parameters, channels: encoding.channels });
     }
     bounded(agreed)
@@ -169,7 +166,35 @@ fn retransmission(media: &Media, of: &Encoding) -> Option<PayloadType> {
     Some(PayloadType(rtx.payload_type))
 }
 
-/// The feedback both ends know. `goog-remb` is never answered: transport-wide feedback replaces it.
+/// RFC 2198 §5: the payload type of sound whose blocks are all of this one.
+fn redundancy(media: &Media, of: &Encoding) -> Option<PayloadType> {
+    let red = media.encodings.iter().find(|encoding| {
+        let mut blocks = encoding.parameters.split('/').map(|block| block.trim().parse::<u8>().ok());
+        encoding.name.eq_ignore_ascii_case("red")
+            && (encoding.clock_rate, encoding.channels) == (of.clock_rate, of.channels)
+            && usable(encoding.payload_type)
+            && blocks.all(|block| block == Some(of.payload_type))
+    })?;
+    (media.kind == Some(MediaKind::Audio)).then_some(PayloadType(red.payload_type))
+}
+
+/// RFC 5109 §14.1: ULPFEC for the viewer's video, in RED, if a codec agreed on can be protected ([`crate::rtp::fec`]) and lost packets
+/// of it are sent again as others.
+pub fn fec(media: &Media, agreed: &[AgreedCodec]) -> Option<FecConfig> {
+    let suits = |codec: &AgreedCodec| matches!(codec.config.codec, Codec::Vp8 | Codec::Vp9) && codec.config.rtx.is_some();
+    let offered = |name: &str| {
+        let mut encodings = media.encodings.iter();
+        let found = encodings.find(|encoding| {
+            encoding.name.eq_ignore_ascii_case(name) && encoding.clock_rate == 90_000 && usable(encoding.payload_type)
+        });
+        found.map(|encoding| PayloadType(encoding.payload_type))
+    };
+    let fec = FecConfig { red: offered("red")?, ulpfec: offered("ulpfec")? };
+    agreed.iter().any(suits).then_some(fec)
+}
+
+/// The feedback both ends know. Of what a viewer's path carries one kind is answered, [`super::stream::settle_feedback`] chooses.
+/// RFC 8888's is offered for all payload types at once (§6), or for each (Pion).
 fn feedback(media: &Media, payload_type: u8, kind: MediaKind, purpose: Purpose, transport_sequence: bool) -> Feedback {
     let offered = |wanted: &str| {
         media.feedback.iter().any(|(number, value)| number.is_none_or(|number| number == payload_type) && *value == wanted)
@@ -179,6 +204,8 @@ fn feedback(media: &Media, payload_type: u8, kind: MediaKind, purpose: Purpose, 
         nack: offered("nack"),
         pli: video && offered("nack pli"),
         fir: video && offered("ccm fir"),
-        transport_cc: purpose == Purpose::Publish && transport_sequence && offered("transport-cc"),
+        transport_cc: transport_sequence && offered("transport-cc"),
+        ccfb: purpose == Purpose::Watch && offered("ack ccfb"),
+        remb: purpose == Purpose::Watch && offered("goog-remb"),
     }
 }

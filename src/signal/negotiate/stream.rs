@@ -4,10 +4,12 @@ use arrayvec::ArrayVec;
 
 use super::error::NegotiateError;
 use super::offer::{Extmap, Media, OfferedRid};
-use super::{Purpose, codec::AgreedCodec};
-use crate::rtp::config::{self, MediaKind, StreamPair};
+use super::write::Accepted;
+use super::{CodecPolicy, Purpose, codec::AgreedCodec};
+use crate::rtp::config::{self, Codec, MediaKind, StreamPair};
 use crate::units::Ssrc;
-use crate::wire::extension::{ExtensionKind, ExtensionMap};
+use crate::wire::extension::ExtensionKind::{self, DependencyDescriptor};
+use crate::wire::extension::ExtensionMap;
 
 /// Media SSRCs with their retransmission SSRCs, at most four. A group may name SSRCs without lines of their own (ffmpeg's does).
 pub fn announced(media: &Media) -> Result<ArrayVec<StreamPair, 4>, NegotiateError> {
@@ -108,17 +110,31 @@ fn restrictions(rid: &OfferedRid, codec: &AgreedCodec) -> Option<String> {
 
 /// Extension ids of the whole BUNDLE group: before its first packet's mid is read, a packet belongs to no m-line, so one id must
 /// mean one kind everywhere (RFC 8843 §12, RFC 8285 §5).
-#[derive(Default)]
+///
+/// The dependency descriptor is taken where it can be used. With a structure it is longer than the 16 bytes of a one-byte element,
+/// and without `a=extmap-allow-mixed` a stream may not have elements of both kinds (RFC 8285 §4.1.2). VP8 and VP9 tell their layers
+/// in the payload, for viewers with and without the extension; and Chromium, which offers it with simulcast and SVC, leaves picture
+/// ids and temporal layers out of VP8's own descriptors once it is accepted.
 pub struct BundleExtensions {
     ids: ExtensionMap,
+    /// The offer has `a=extmap-allow-mixed` for all m-lines.
+    allow_mixed: bool,
 }
 
 impl BundleExtensions {
-    /// The extensions answered for one m-line, with the offerer's ids. Where an m-line contradicts an earlier one, it goes without.
-    pub fn agree(&mut self, media: &Media, kind: MediaKind, purpose: Purpose) -> (ExtensionMap, Vec<Extmap>) {
+    pub fn new(allow_mixed: bool) -> Self {
+        BundleExtensions { ids: ExtensionMap::default(), allow_mixed }
+    }
+
+    /// The extensions answered for one m-line whose first codec is `codec`, with the offerer's ids. Where an m-line contradicts an
+    /// earlier one, it goes without.
+    pub fn agree(&mut self, media: &Media, codec: Codec, purpose: Purpose) -> (ExtensionMap, Vec<Extmap>) {
         let mut map = ExtensionMap::default();
         let mut lines = Vec::new();
-        for extmap in media.extmaps.iter().filter(|extmap| handled(kind, purpose).contains(&extmap.kind)) {
+        let describable = (self.allow_mixed || media.extmap_allow_mixed)
+            && (purpose == Purpose::Watch || matches!(codec, Codec::Av1 | Codec::H264));
+        let wanted = |kind| handled(codec.kind(), purpose).contains(&kind) && (kind != DependencyDescriptor || describable);
+        for extmap in media.extmaps.iter().filter(|extmap| wanted(extmap.kind)) {
             let flows = extmap.direction.is_none_or(|direction| match purpose {
                 Purpose::Publish => direction.sends(),
                 Purpose::Watch => direction.receives(),
@@ -138,8 +154,56 @@ impl BundleExtensions {
     }
 }
 
-/// What is read from publishers and written (or passed on) to viewers. Viewers get no transport-wide sequence numbers yet: the
-/// sender's bandwidth estimate does without them.
+/// How a viewer tells what its path carries: by transport-wide feedback where numbers may be written, else by congestion control
+/// feedback (RFC 8888), else by REMB, else not at all. Of those offered one is answered, as RFC 8888 §6 asks for. Transport-wide
+/// feedback comes first: it counts all streams as one, its times are four times as fine, and it is what has been tried with browsers.
+///
+/// A packet that is sent again without RTX (RFC 4588) must be bit by bit the one sent before, because it is encrypted under the same
+/// index; a transport-wide number is another at each sending. So an m-line gets numbers only if nothing of it is ever repeated that
+/// way: it has RTX, and the codecs of it that have none lose their `nack`; or no codec of it has `nack`. Dependency descriptors tell
+/// what the viewer gets when they are written, so it is the same with them; but they are given up rather than `nack`. And what is
+/// told by a stream's own numbers (RFC 8888) must be told of one sending each: it is asked for where numbers could be written.
+pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
+    let sent_once = |line: &Accepted| {
+        let codecs = &line.config.codecs;
+        codecs.iter().any(|codec| codec.rtx.is_some()) || !codecs.iter().any(|codec| codec.feedback.nack)
+    };
+    let numbered = |line: &Accepted| {
+        policy.estimates()
+            && line.config.extensions.id(ExtensionKind::TransportSequence).is_some()
+            && line.config.codecs.iter().all(|codec| codec.feedback.transport_cc)
+            && sent_once(line)
+    };
+    let by_stream =
+        |line: &Accepted| policy.estimates() && line.config.codecs.iter().all(|codec| codec.feedback.ccfb) && sent_once(line);
+    let any_numbered = accepted.iter().any(numbered);
+    let any_by_stream = !any_numbered && accepted.iter().any(by_stream);
+    for line in accepted {
+        if line.config.codecs.iter().any(|codec| codec.rtx.is_none() && codec.feedback.nack) {
+            line.leave_out(DependencyDescriptor);
+        }
+        let (numbered, by_stream) = (numbered(line), any_by_stream && by_stream(line));
+        if !numbered {
+            line.leave_out(ExtensionKind::TransportSequence);
+            // Nobody tells of its losses as they are, and what is protected must not be repeated without RTX either.
+            line.config.fec = None;
+        }
+        for config in line.config.codecs.iter_mut().chain(line.codecs.iter_mut().map(|codec| &mut codec.config)) {
+            (config.feedback.transport_cc, config.feedback.ccfb) = (numbered, by_stream);
+            config.feedback.nack &= !(numbered || by_stream) || config.rtx.is_some();
+            config.feedback.remb &= policy.estimates() && !(any_numbered || any_by_stream);
+        }
+    }
+}
+
+impl Accepted {
+    fn leave_out(&mut self, kind: ExtensionKind) {
+        self.config.extensions.clear(kind);
+        self.extmaps.retain(|extmap| extmap.kind != kind);
+    }
+}
+
+/// What is read from publishers and written (or passed on) to viewers.
 const fn handled(kind: MediaKind, purpose: Purpose) -> &'static [ExtensionKind] {
     use ExtensionKind::*;
     match (purpose, kind) {
@@ -155,10 +219,20 @@ const fn handled(kind: MediaKind, purpose: Purpose) -> &'static [ExtensionKind] 
             VideoContentType,
             ColorSpace,
             AbsCaptureTime,
+            DependencyDescriptor,
         ],
-        // Towards viewers only what is passed on as it came: times and sequence numbers of a hop, and the dependency
-        // descriptor with its frame numbers, would have to be written anew.
-        (Purpose::Watch, MediaKind::Audio) => &[Mid, AudioLevel, AbsCaptureTime],
-        (Purpose::Watch, MediaKind::Video) => &[Mid, VideoOrientation, PlayoutDelay, VideoContentType, ColorSpace, AbsCaptureTime],
+        // Towards viewers what is passed on as it came, transport-wide numbers of our own, and the dependency descriptor, which is
+        // written anew.
+        (Purpose::Watch, MediaKind::Audio) => &[Mid, AudioLevel, AbsCaptureTime, TransportSequence],
+        (Purpose::Watch, MediaKind::Video) => &[
+            Mid,
+            VideoOrientation,
+            PlayoutDelay,
+            VideoContentType,
+            ColorSpace,
+            AbsCaptureTime,
+            TransportSequence,
+            DependencyDescriptor,
+        ],
     }
 }

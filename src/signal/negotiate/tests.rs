@@ -38,6 +38,10 @@ const CHROMIUM: &str = fixture!("chromium-publish");
 const SIMULCAST: &str = fixture!("chromium-publish-simulcast");
 
 fn negotiate(offer: &str, purpose: Purpose) -> Result<Agreed, NegotiateError> {
+    negotiate_by(offer, purpose, &CodecPolicy::default())
+}
+
+fn negotiate_by(offer: &str, purpose: Purpose, policy: &CodecPolicy) -> Result<Agreed, NegotiateError> {
     let fingerprint = format!("sha-256 {}", ["AB"; 32].join(":"));
     let candidates = ["192.0.2.1:7000".parse().unwrap(), "[2001:db8::1]:7000".parse().unwrap()];
     let local = LocalTransport {
@@ -49,7 +53,7 @@ fn negotiate(offer: &str, purpose: Purpose) -> Result<Agreed, NegotiateError> {
         cname: "room",
     };
     let mut ssrc = 1000;
-    answer(offer, purpose, &local, &mut || (ssrc += 1, ssrc).1, &CodecPolicy::default())
+    answer(offer, purpose, &local, &mut || (ssrc += 1, ssrc).1, policy)
 }
 
 fn publish(offer: &str) -> Agreed {
@@ -90,8 +94,9 @@ fn check_invariants(offer: &str, purpose: Purpose, agreed: &Agreed) {
         assert_eq!(line.get_first_attribute_value("mid"), Some(Some(config.mid.as_str())));
         assert!(!config.codecs.is_empty());
         let numbers: Vec<u8> = line.fmt.split(' ').map(|number| number.parse().unwrap()).collect();
-        let expected = config.codecs.iter().flat_map(|codec| [Some(codec.payload_type.0), codec.rtx.map(|rtx| rtx.0)]);
-        assert_eq!(numbers, expected.flatten().collect::<Vec<_>>());
+        let expected = config.codecs.iter().flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx]);
+        let fec = config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]);
+        assert_eq!(numbers, expected.flatten().chain(fec).map(|payload_type| payload_type.0).collect::<Vec<_>>());
         match purpose {
             Purpose::Publish => {
                 assert_eq!(config.codecs.len(), 1);
@@ -101,7 +106,11 @@ fn check_invariants(offer: &str, purpose: Purpose, agreed: &Agreed) {
             Purpose::Watch => {
                 assert_eq!(config.direction, Direction::SendOnly);
                 assert!(config.local_stream.is_some());
-                assert_eq!(config.extensions.id(ExtensionKind::TransportSequence), None);
+                // What is numbered is never repeated but by RTX (see `stream::settle_feedback`).
+                let numbered = config.extensions.id(ExtensionKind::TransportSequence).is_some();
+                assert!(config.codecs.iter().all(|codec| codec.feedback.transport_cc == numbered));
+                let told = numbered || config.codecs.iter().any(|codec| codec.feedback.ccfb);
+                assert!(!told || config.codecs.iter().all(|codec| codec.rtx.is_some() || !codec.feedback.nack));
             }
         }
         let extmaps = line.attributes.iter().filter(|attribute| attribute.attribute == "extmap").count();
@@ -129,8 +138,118 @@ fn every_viewer_seen_is_accepted_with_audio_and_video() {
         let agreed = negotiate(offer, Purpose::Watch).unwrap_or_else(|error| panic!("{name}: {error}"));
         check_invariants(offer, Purpose::Watch, &agreed);
         assert_eq!(agreed.media.len(), 2, "{name}");
-        assert!(!agreed.answer.contains("transport-cc") && !agreed.answer.contains("goog-remb"), "{name}");
+        // aiortc knows nothing else than REMB.
+        let kinds = ["transport-cc", "goog-remb"].map(|kind| agreed.answer.contains(kind));
+        assert_eq!(kinds, [name != "aiortc", name == "aiortc"], "{name}");
     }
+}
+
+#[test]
+fn what_is_repeated_without_rtx_gets_no_transport_wide_numbers() {
+    let chromium = VIEWERS[0].1;
+    let numbers = |offer: &str| {
+        let agreed = negotiate(offer, Purpose::Watch).unwrap();
+        check_invariants(offer, Purpose::Watch, &agreed);
+        let numbered: Vec<_> =
+            agreed.media.iter().map(|media| media.extensions.id(ExtensionKind::TransportSequence).is_some()).collect();
+        (numbered, agreed)
+    };
+    assert_eq!(numbers(chromium).0, [true, true]);
+    let no_rtx: String = chromium.split_inclusive('\n').filter(|line| !line.contains("apt=")).collect();
+    let (numbered, agreed) = numbers(&no_rtx);
+    assert_eq!(numbered, [true, false], "NACK without RTX");
+    assert!(agreed.media[1].codecs.iter().all(|codec| codec.feedback.nack));
+    let no_nack: String = no_rtx.split_inclusive('\n').filter(|line| !line.contains(" nack")).collect();
+    assert_eq!(numbers(&no_nack).0, [true, true], "nothing is repeated");
+    let some: String = chromium.split_inclusive('\n').filter(|line| !line.contains("apt=98")).collect();
+    let (numbered, agreed) = numbers(&some);
+    assert_eq!(numbered, [true, true]);
+    let lost: Vec<_> =
+        agreed.media[1].codecs.iter().filter(|codec| !codec.feedback.nack).map(|codec| codec.payload_type.0).collect();
+    assert_eq!(lost, [98], "a codec without RTX beside others with it");
+    let neither = without(chromium, "a=extmap:3 ");
+    let (numbered, agreed) = numbers(&neither);
+    assert_eq!(numbered, [false, false]);
+    assert!(agreed.answer.contains("goog-remb") && !agreed.answer.contains("transport-cc"));
+}
+
+/// RFC 8888 §6.
+#[test]
+fn congestion_control_feedback_is_agreed_where_transport_wide_feedback_is_not() {
+    let chromium = VIEWERS[0].1;
+    let wild = |offer: &str| offer.replace("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-fb:* ack ccfb\r\n");
+    let agreed = |offer: &str| {
+        let agreed = negotiate(offer, Purpose::Watch).unwrap();
+        check_invariants(offer, Purpose::Watch, &agreed);
+        let by_stream: Vec<_> = agreed.media.iter().map(|media| media.codecs.iter().all(|codec| codec.feedback.ccfb)).collect();
+        assert_eq!(lines(&agreed.answer, "a=rtcp-fb:* ack ccfb").len(), by_stream.iter().filter(|by| **by).count());
+        assert_eq!(agreed.answer.matches("ccfb").count(), by_stream.iter().filter(|by| **by).count());
+        (by_stream, agreed)
+    };
+    assert_eq!(agreed(chromium).0, [false, false], "not offered");
+    let (by_stream, both) = agreed(&wild(chromium));
+    assert_eq!(by_stream, [false, false]);
+    assert!(both.answer.contains("transport-cc"), "of both, the one that is known");
+    // No numbers can be written, or nobody tells of them.
+    for lacks in ["a=extmap:3 ", "transport-cc"] {
+        let offer: String = chromium.split_inclusive('\n').filter(|line| !line.contains(lacks)).collect();
+        let (by_stream, one) = agreed(&wild(&offer));
+        assert_eq!(by_stream, [true, true], "{lacks}");
+        assert!(!one.answer.contains("transport-") && !one.answer.contains("goog-remb"));
+        let no_rtx: String = offer.split_inclusive('\n').filter(|line| !line.contains("apt=")).collect();
+        let (by_stream, one) = agreed(&wild(&no_rtx));
+        assert_eq!(by_stream, [true, false], "what is sent again under its old number would be told of twice");
+        assert!(one.media[1].codecs.iter().all(|codec| codec.feedback.nack));
+    }
+    // As Pion offers it: of each payload type.
+    let each: String = chromium.split_inclusive('\n').map(|line| line.replace(" transport-cc", " ack ccfb")).collect();
+    assert_eq!(agreed(&each).0, [true, true]);
+    let policy = CodecPolicy::default().estimating(false);
+    assert!(!negotiate_by(&wild(chromium), Purpose::Watch, &policy).unwrap().answer.contains("ccfb"));
+    assert!(!publish(&wild(CHROMIUM)).answer.contains("ccfb"), "publishers are told as before");
+}
+
+#[test]
+fn ulpfec_is_agreed_on_for_video_that_can_be_protected() {
+    let chromium = VIEWERS[0].1;
+    let fec = |offer: &str| {
+        let agreed = negotiate(offer, Purpose::Watch).unwrap();
+        check_invariants(offer, Purpose::Watch, &agreed);
+        let of: Vec<_> = agreed.media.iter().map(|media| media.fec.map(|fec| (fec.red.0, fec.ulpfec.0))).collect();
+        assert_eq!(agreed.answer.contains("ulpfec"), of.iter().any(Option::is_some));
+        (of, agreed.answer)
+    };
+    let numbers = |name: &str| {
+        let line = chromium.lines().find(|line| line.starts_with("a=rtpmap:") && line.contains(name)).expect("offered");
+        line["a=rtpmap:".len()..].split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+    };
+    let (red, ulpfec): (u8, u8) = (numbers(" red/90000"), numbers(" ulpfec/90000"));
+    let (of, answer) = fec(chromium);
+    assert_eq!(of, [None, Some((red, ulpfec))]);
+    let lines = format!("a=rtpmap:{red} red/90000\r\na=rtpmap:{ulpfec} ulpfec/90000\r\n");
+    assert!(answer.contains(&lines), "{answer}");
+    let video = answer.lines().find(|line| line.starts_with("m=video")).expect("video");
+    assert!(video.ends_with(&format!(" {red} {ulpfec}")), "{video}");
+    for missing in ["ulpfec/90000", " red/90000", "apt=", "transport-cc", "VP8/90000\nVP9/90000"] {
+        let missing: Vec<_> = missing.split('\n').collect();
+        let offer: String =
+            chromium.split_inclusive('\n').filter(|line| !missing.iter().any(|missing| line.contains(missing))).collect();
+        assert_eq!(fec(&offer).0, [None, None], "without {missing:?}");
+    }
+    let publisher = negotiate(PUBLISHERS[0].1, Purpose::Publish).unwrap();
+    assert!(publisher.media.iter().all(|media| media.fec.is_none()) && !publisher.answer.contains("ulpfec"));
+}
+
+#[test]
+fn estimation_can_be_switched_off() {
+    for (name, offer) in VIEWERS {
+        let agreed = negotiate_by(offer, Purpose::Watch, &CodecPolicy::default().estimating(false)).unwrap();
+        check_invariants(offer, Purpose::Watch, &agreed);
+        assert!(!agreed.answer.contains("transport-") && !agreed.answer.contains("goog-remb"), "{name}");
+        assert!(agreed.answer.contains(" nack"), "{name}");
+    }
+    let agreed = negotiate_by(CHROMIUM, Purpose::Publish, &CodecPolicy::default().estimating(false)).unwrap();
+    assert!(agreed.answer.contains("transport-cc"), "publishers are told as before");
 }
 
 #[test]
@@ -141,7 +260,7 @@ fn a_publisher_gets_the_codec_it_prefers() {
     assert_eq!(video(fixture!("chromium-publish-av1")).codec, Codec::Av1);
     let h264 = video(fixture!("chromium-publish-h264"));
     assert_eq!(h264.format, Format::H264 { profile_idc: 0x42, profile_iop: 0, packetization_mode: 1 });
-    assert_eq!(h264.feedback, Feedback { nack: true, pli: true, fir: true, transport_cc: true });
+    assert_eq!(h264.feedback, Feedback { nack: true, pli: true, fir: true, transport_cc: true, ..Feedback::default() });
     assert!(h264.rtx.is_some());
     let answer = publish(fixture!("chromium-publish-h264")).answer;
     assert_eq!(lines(&answer, "a=fmtp:102"), ["a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42001f"]);
@@ -320,6 +439,30 @@ fn numbers_shared_by_two_streams_are_refused() {
 }
 
 #[test]
+fn the_dependency_descriptor_is_taken_where_it_can_be_used() {
+    let id = |offer: &str| {
+        let agreed = publish(offer);
+        let id = agreed.media[1].extensions.id(ExtensionKind::DependencyDescriptor);
+        assert_eq!(agreed.answer.contains(ExtensionKind::DependencyDescriptor.uri()), id.is_some());
+        id
+    };
+    let av1 = fixture!("chromium-publish-dd");
+    assert_eq!(id(av1), Some(9));
+    assert_eq!(id(fixture!("chromium-publish-svc")), None, "VP9 tells its layers in the payload");
+    assert_eq!(id(SIMULCAST), None, "VP8 would say less in its own descriptor");
+    assert_eq!(id(&without(av1, "a=extmap-allow-mixed")), None, "longer than a one-byte element");
+    assert_eq!(id(CHROMIUM), None, "not offered");
+    let watching = |offer: &str| {
+        let agreed = negotiate(offer, Purpose::Watch).expect("an answer");
+        agreed.media.iter().find_map(|media| media.extensions.id(ExtensionKind::DependencyDescriptor))
+    };
+    let viewer = av1.replace("a=sendonly", "a=recvonly");
+    assert_eq!(watching(&viewer), Some(9));
+    let no_rtx: String = viewer.split_inclusive('\n').filter(|line| !line.contains("apt=")).collect();
+    assert_eq!(watching(&no_rtx), None, "it would have to be repeated as it was");
+}
+
+#[test]
 fn contradicting_extension_ids_are_left_out() {
     let video = CHROMIUM.find("m=video").unwrap();
     let offer = format!("{}{}", &CHROMIUM[..video], CHROMIUM[video..].replace("a=extmap:4 ", "a=extmap:1 "));
@@ -335,6 +478,35 @@ fn opus_parameters_are_repeated() {
     let offer =
         CHROMIUM.replace("minptime=10;useinbandfec=1", "minptime=10; useinbandfec=1;stereo=1;usedtx=1;x-foo=a;maxaveragebitrate=x");
     assert_eq!(lines(&publish(&offer).answer, "a=fmtp:111"), ["a=fmtp:111 minptime=10;useinbandfec=1;stereo=1;usedtx=1"]);
+}
+
+#[test]
+fn sound_is_redundant_where_it_is_offered() {
+    for (name, offer) in VIEWERS {
+        let audio = negotiate(offer, Purpose::Watch).unwrap().media[0].codecs[0];
+        let red = offer.contains("a=rtpmap:63 red/48000/2").then_some(PayloadType(63));
+        assert_eq!(audio.red, red, "{name}");
+    }
+    let offer = VIEWERS[0].1.replace("a=rtcp-fb:111 transport-cc", "a=rtcp-fb:111 nack");
+    let red = |offer: &str| {
+        let agreed = negotiate(offer, Purpose::Watch).unwrap();
+        check_invariants(offer, Purpose::Watch, &agreed);
+        (agreed.media[0].codecs[0].red, agreed.media[0].codecs[0].feedback.nack, agreed.answer)
+    };
+    let (with, nack, answer) = red(&offer);
+    assert_eq!((with, nack), (Some(PayloadType(63)), false), "what changes from one sending to the next is not repeated");
+    assert_eq!(lines(&answer, "a=rtpmap:63"), ["a=rtpmap:63 red/48000/2"]);
+    assert_eq!(lines(&answer, "a=fmtp:63"), ["a=fmtp:63 111/111"]);
+    assert!(lines(&answer, "m=audio")[0].ends_with(" 63 111"));
+    for other in ["a=fmtp:63 0/111", "a=fmtp:63 111/x", "a=fmtp:63 ", "a=fmtp:99 111/111"] {
+        let (with, nack, answer) = red(&offer.replace("a=fmtp:63 111/111", other));
+        assert_eq!((with, nack, answer.contains(" red/48000")), (None, true, false), "{other}");
+    }
+    let agreed = publish(CHROMIUM);
+    assert_eq!(agreed.media[0].codecs[0].red, Some(PayloadType(63)));
+    assert!(lines(&agreed.answer, "m=audio")[0].ends_with(" 63 111"), "Chromium repeats itself only where that comes first");
+    let plain = publish(&CHROMIUM.replace("a=fmtp:63 111/111", "a=fmtp:63 0/111"));
+    assert_eq!((plain.media[0].codecs[0].red, plain.answer.contains(" red/")), (None, false));
 }
 
 #[test]

@@ -81,8 +81,10 @@ fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_ty
     let payload_types: Vec<String> = config
         .codecs
         .iter()
-        .flat_map(|codec| [Some(codec.payload_type), codec.rtx])
+        // Redundancy first: Chromium sends it only if it is preferred.
+        .flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx])
         .flatten()
+        .chain(config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]))
         .map(|payload_type| payload_type.0.to_string())
         .collect();
     // RFC 8839 §4.2: the default address is that of a candidate.
@@ -113,8 +115,15 @@ fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_ty
     if media.rtcp_rsize {
         lines.flag("rtcp-rsize"); // RFC 5506 §5
     }
+    if config.codecs.iter().any(|codec| codec.feedback.ccfb) {
+        lines.value("rtcp-fb", "* ack ccfb"); // RFC 8888 §6: always of all payload types
+    }
     for codec in &accepted.codecs {
         write_codec(&mut lines, codec);
+    }
+    if let Some(fec) = config.fec {
+        lines.value("rtpmap", format!("{} red/90000", fec.red.0));
+        lines.value("rtpmap", format!("{} ulpfec/90000", fec.ulpfec.0)); // RFC 5109 §14.1
     }
     write_simulcast(&mut lines, accepted);
     write_streams(&mut lines, config, common.local.cname);
@@ -150,13 +159,22 @@ fn write_codec(lines: &mut Lines, codec: &AgreedCodec) {
         MediaKind::Video => lines.value("rtpmap", format!("{number} {}/{}", config.codec.name(), config.clock_rate)),
     }
     let feedback = config.feedback;
-    let agreed =
-        [("transport-cc", feedback.transport_cc), ("ccm fir", feedback.fir), ("nack", feedback.nack), ("nack pli", feedback.pli)];
+    let agreed = [
+        ("goog-remb", feedback.remb),
+        ("transport-cc", feedback.transport_cc),
+        ("ccm fir", feedback.fir),
+        ("nack", feedback.nack),
+        ("nack pli", feedback.pli),
+    ];
     for (name, _) in agreed.into_iter().filter(|entry| entry.1) {
         lines.value("rtcp-fb", format!("{number} {name}"));
     }
     if !codec.parameters.is_empty() {
         lines.value("fmtp", format!("{number} {}", codec.parameters));
+    }
+    if let Some(red) = config.red {
+        lines.value("rtpmap", format!("{} red/{}/{}", red.0, config.clock_rate, codec.channels));
+        lines.value("fmtp", format!("{} {number}/{number}", red.0)); // RFC 2198 §5
     }
     if let Some(rtx) = config.rtx {
         lines.value("rtpmap", format!("{} rtx/{}", rtx.0, config.clock_rate));

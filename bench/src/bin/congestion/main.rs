@@ -1,0 +1,54 @@
+//! `congestion`: congestion controls over simulated paths. Ours, and with the feature `compare` those of the crates
+//! rtc-interceptor and str0m: the same bottleneck, the same source, the same other flows.
+//!
+//! Prints a table; with `--out` it writes the table, the measures as JSON and plots as SVG to a folder.
+
+mod encoder;
+#[cfg(feature = "compare")]
+mod interceptor;
+mod measure;
+mod path;
+mod plot;
+mod report;
+mod scenario;
+mod sender;
+mod sim;
+#[cfg(feature = "compare")]
+mod str0m_sender;
+mod tcp;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Congestion controls over simulated paths.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder for the table, the measures and the plots.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Scenarios to run, by name; all if none is named.
+    scenarios: Vec<String>,
+}
+
+fn main() -> std::io::Result<()> {
+    let arguments = Arguments::parse();
+    let chosen = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name);
+    let mut results = Vec::new();
+    for scenario in scenario::all().into_iter().filter(|scenario| chosen(scenario.name)) {
+        let outcomes: Vec<_> = scenario::Who::ALL.iter().map(|who| scenario.run(*who)).collect();
+        print!("{}", report::section(&scenario, &outcomes));
+        results.push((scenario, outcomes));
+    }
+    if let Some(folder) = arguments.out {
+        std::fs::create_dir_all(&folder)?;
+        report::write(&folder, &results)?;
+        for (scenario, outcomes) in &results {
+            std::fs::write(folder.join(format!("congestion-{}.svg", scenario.name)), plot::draw(scenario, outcomes))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Recording: from the tap ([`crate::worker::tap`]) to files that any player opens, without a browser and without transcoding.
+//!
+//! ```text
+//!   worker ──Tapped──► Recorder ── by publisher ──► recording: assemble → depacketize → timeline → matroska ──► file
+//!   director ──Notice──┘                                                                    └──► events, a JSON object a line
+//! ```
+//!
+//! One publisher session is one WebM file (Matroska with H264), its video and its sound together, in a folder named after its room.
+//!
+//! **A crash** loses what was not written: a cluster is written whole when it is a second old, and a lost packet is waited for half a
+//! second, so at most two seconds. What is there plays, without a duration in its head; such files end in `.part.webm` or
+//! `.part.mkv` and are listed at the next start. `record.sync` says whether the same holds when the power fails.
+//!
+//! **A full disk**, or any other error of a file, ends that recording: a log line, `distributary_failed_recordings_total`, an event in
+//! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
+//! tries again.
+//!
+//! **A recorder that falls behind** loses packets at its ring, which are counted (`tap_full`), told in every sidecar of the time
+//! (`behind`) and gaps in the file; no viewer waits for it.
+
+mod assemble;
+mod depacketize;
+mod describe;
+mod matroska;
+mod recording;
+mod sidecar;
+mod timeline;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use crate::config::RecordPlan;
+use crate::metrics::{DropReason, WorkerMetrics};
+use crate::units::{Micros, PeerId, TrackId, WorkerId};
+use crate::worker::mail::Command;
+use crate::worker::tap::{Notice, Office, Tapped};
+use recording::Recording;
+
+/// Time between two looks at timers.
+pub const TICK: Micros = Micros::from_millis(50);
+/// Items taken from one worker before the next has its turn.
+const TURN_ITEMS: usize = 1024;
+/// How long packets of a publisher that has gone may still be on their way.
+const LINGER: Micros = Micros::from_millis(100);
+
+/// The recorder's queues.
+pub struct Links {
+    pub notices: Receiver<Notice>,
+    pub office: Office,
+    /// The workers' tables: what did not fit into the rings.
+    pub tables: Vec<Arc<WorkerMetrics>>,
+}
+
+struct Entry {
+    recording: Recording,
+    owner: WorkerId,
+    closes: Option<Micros>,
+}
+
+/// All recordings. A state machine: [`Recorder::turn`] takes the time, everything else comes through queues.
+pub struct Recorder {
+    plan: RecordPlan,
+    links: Links,
+    metrics: Arc<WorkerMetrics>,
+    recordings: HashMap<PeerId, Entry>,
+    by_track: HashMap<TrackId, PeerId>,
+    epoch: i64,
+    next_tick: Micros,
+    missed: u64,
+}
+
+impl Recorder {
+    /// `epoch`: milliseconds of Unix time at time 0; `metrics`: a table of its own.
+    pub fn new(plan: RecordPlan, links: Links, metrics: Arc<WorkerMetrics>, epoch: i64) -> Recorder {
+        let (recordings, by_track) = Default::default();
+        Recorder { plan, links, metrics, recordings, by_track, epoch, next_tick: Micros::ZERO, missed: 0 }
+    }
+
+    /// Works off what has come. Returns when to call again at the latest.
+    pub fn turn(&mut self, now: Micros) -> Micros {
+        let mut more = false;
+        while let Ok(notice) = self.links.notices.try_recv() {
+            self.notice(notice, now);
+        }
+        for worker in 0..self.links.office.tapped.len() {
+            for _ in 0..TURN_ITEMS {
+                let Ok(item) = self.links.office.tapped[worker].pop() else { break };
+                self.tapped(item, now);
+            }
+            more |= !self.links.office.tapped[worker].is_empty();
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+        self.links.office.commands.iter_mut().for_each(|outbox| outbox.flush());
+        if more { now } else { self.next_tick }
+    }
+
+    /// Ends all files: the server stops.
+    pub fn end(&mut self, now: Micros) {
+        for (_, mut entry) in self.recordings.drain() {
+            entry.recording.end(now, &self.metrics);
+        }
+        self.by_track.clear();
+    }
+
+    fn notice(&mut self, notice: Notice, now: Micros) {
+        match notice {
+            Notice::Opened { publisher, owner, room, session, tracks } => {
+                self.by_track.extend(tracks.iter().map(|track| (track.id, publisher)));
+                let recording = Recording::new(room, session, &tracks, self.plan.clone(), self.epoch);
+                self.recordings.insert(publisher, Entry { recording, owner, closes: None });
+            }
+            Notice::Closed { publisher } => {
+                if let Some(entry) = self.recordings.get_mut(&publisher) {
+                    entry.closes = Some(now + LINGER);
+                }
+            }
+        }
+    }
+
+    fn tapped(&mut self, item: Tapped, now: Micros) {
+        let track = match &item {
+            Tapped::Media(media) => media.track,
+            Tapped::Clock { track, .. } => *track,
+        };
+        let Some(entry) = self.by_track.get(&track).and_then(|publisher| self.recordings.get_mut(publisher)) else { return };
+        match item {
+            Tapped::Media(media) => {
+                let wanted = entry.recording.media(&media, now, &self.metrics);
+                ask(&mut self.links.office, entry.owner, wanted);
+            }
+            Tapped::Clock { track, encoding, clock } => entry.recording.clock(track, encoding, clock),
+        }
+    }
+
+    fn tick(&mut self, now: Micros) {
+        let missed = self.links.tables.iter().map(|table| table.dropped(DropReason::TapFull)).sum();
+        let behind = missed - std::mem::replace(&mut self.missed, missed);
+        for entry in self.recordings.values_mut() {
+            if behind > 0 {
+                entry.recording.behind(behind, now);
+            }
+            for wanted in entry.recording.tick(now, &self.metrics) {
+                ask(&mut self.links.office, entry.owner, Some(wanted));
+            }
+        }
+        let metrics = &self.metrics;
+        self.recordings.retain(|_, entry| {
+            let closes = entry.closes.is_some_and(|at| now >= at);
+            if closes {
+                entry.recording.end(now, metrics);
+            }
+            !closes
+        });
+        self.by_track.retain(|track, publisher| self.recordings.get(publisher).is_some_and(|entry| entry.recording.has(*track)));
+    }
+}
+
+/// Asks the publisher's worker for a key frame. One that gets lost is asked for again.
+fn ask(office: &mut Office, owner: WorkerId, wanted: Option<(TrackId, u8)>) {
+    if let (Some((track, encoding)), Some(outbox)) = (wanted, office.commands.get_mut(owner.0 as usize)) {
+        let _ = outbox.push(Command::KeyFrame { track, encoding });
+    }
+}
+
+/// Recordings under a folder that were not ended.
+pub fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    sidecar::unfinished(folder)
+}

@@ -1,0 +1,242 @@
+//! Which layers a track has, and what each of them costs: measured where the publisher is, read wherever somebody watches.
+//!
+//! A track's picture comes in up to [`QUALITIES_MAX`] qualities: simulcast encodings, each a stream of its own, or spatial layers of
+//! one stream, each built on those below. Each quality has up to [`TEMPORAL_LAYERS_MAX`] temporal layers, which are always built
+//! on those below.
+
+use crate::limits::{QUALITIES_MAX, TEMPORAL_LAYERS_MAX};
+use crate::rtp::rewrite::Target;
+use crate::units::{Bitrate, Micros};
+
+/// Time over which a layer's bit rate is counted before it enters the average.
+pub const WINDOW: Micros = Micros::from_millis(250);
+/// Share of the newest window in the average: it forgets within about a second.
+const WEIGHT: f64 = 0.2;
+/// Key frames are large and rare: what they take is spread over several seconds, so that one of them does not make its layer look dear.
+const KEY_FRAME_WEIGHT: f64 = 0.06;
+/// Windows without a packet after which a quality is taken for switched off, if another one flows.
+const SILENT_WINDOWS: u8 = 2;
+
+/// Up to where a receiver gets a track: a quality, and the temporal layers of it up to one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Choice {
+    /// Index of the simulcast encoding or of the spatial layer.
+    pub quality: u8,
+    pub temporal: u8,
+}
+
+impl Choice {
+    /// All temporal layers of a quality.
+    pub const fn whole(quality: u8) -> Choice {
+        Choice { quality, temporal: TEMPORAL_LAYERS_MAX as u8 - 1 }
+    }
+}
+
+/// The layers of a track that flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// Bits a second of each temporal layer by itself. All zero: the quality does not flow.
+    rates: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX],
+    /// Bits a second of each quality when it last flowed: how they rank, also while one of them does not.
+    known: [u32; QUALITIES_MAX],
+    /// Qualities are spatial layers of one stream, rather than encodings of their own.
+    scalable: bool,
+}
+
+impl Layers {
+    pub fn new(rates: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX], scalable: bool) -> Layers {
+        Layers { rates, known: rates.map(|row| row.iter().sum()), scalable }
+    }
+
+    /// The same with what was known before of qualities that do not flow now.
+    pub fn after(mut self, before: &Layers) -> Layers {
+        for (known, before) in self.known.iter_mut().zip(before.known) {
+            if *known == 0 {
+                *known = before;
+            }
+        }
+        self
+    }
+
+    pub fn scalable(&self) -> bool {
+        self.scalable
+    }
+
+    pub fn flows(&self, quality: u8) -> bool {
+        self.own_rate(quality, TEMPORAL_LAYERS_MAX as u8 - 1) > 0
+    }
+
+    /// Bits a second of a quality when it last flowed; 0 if it never has.
+    pub fn known(&self, quality: u8) -> u32 {
+        self.known.get(quality as usize).copied().unwrap_or(0)
+    }
+
+    /// Bits a second of a quality's temporal layers, each by itself, up to the highest that flows.
+    pub fn rates(&self, quality: u8) -> &[u32] {
+        let rates = self.rates.get(quality as usize).map_or(&[][..], |rates| &rates[..]);
+        rates.get(..=self.temporal(quality) as usize).unwrap_or_default()
+    }
+
+    /// The highest temporal layer that flows in a quality.
+    pub fn temporal(&self, quality: u8) -> u8 {
+        let rates = self.rates.get(quality as usize);
+        rates.and_then(|rates| rates.iter().rposition(|rate| *rate > 0)).unwrap_or(0) as u8
+    }
+
+    fn own_rate(&self, quality: u8, temporal: u8) -> u64 {
+        let rates = self.rates.get(quality as usize).into_iter().flatten();
+        rates.take(temporal as usize + 1).map(|rate| *rate as u64).sum()
+    }
+
+    /// What a receiver of `choice` is sent, with the spatial layers below it that it needs.
+    pub fn rate(&self, choice: Choice) -> Bitrate {
+        let below = if self.scalable { 0 } else { choice.quality };
+        Bitrate((below..=choice.quality).map(|quality| self.own_rate(quality, choice.temporal)).sum())
+    }
+
+    /// Everything a receiver can be given, from the cheapest to the dearest. Of two that cost about the same, the one of the
+    /// better quality would be wanted: callers take the last that fits.
+    pub fn choices(&self) -> impl Iterator<Item = Choice> + '_ {
+        let all = (0..QUALITIES_MAX as u8).filter(|quality| self.flows(*quality)).flat_map(|quality| {
+            let temporal = 0..=self.temporal(quality);
+            temporal.map(move |temporal| Choice { quality, temporal })
+        });
+        let mut sorted: arrayvec::ArrayVec<Choice, { QUALITIES_MAX * TEMPORAL_LAYERS_MAX }> = all.collect();
+        sorted.sort_unstable_by_key(|choice| self.rate(*choice));
+        sorted.into_iter()
+    }
+
+    /// Whether one quality is better than another: spatial layers by their index, encodings (which clients number either way) by what
+    /// they cost when they last flowed.
+    pub fn better(&self, one: u8, other: u8) -> bool {
+        let known = |quality: u8| self.known.get(quality as usize).copied().unwrap_or(u32::MAX);
+        if self.scalable { one > other } else { known(one) > known(other) }
+    }
+
+    /// The highest quality that flows up to an index.
+    pub fn highest_up_to(&self, quality: u8) -> u8 {
+        (0..QUALITIES_MAX as u8).rev().find(|index| *index <= quality && self.flows(*index)).unwrap_or(0)
+    }
+
+    /// Which layers flow, a bit each: what decides whether others have to be chosen.
+    pub fn shape(&self) -> u16 {
+        let flows = self.rates.as_flattened().iter().enumerate().filter(|(_, rate)| **rate > 0);
+        flows.fold(0, |shape, (bit, _)| shape | 1 << bit)
+    }
+
+    /// What has to be forwarded for a choice. The highest of what flows is open to what may come above it.
+    pub fn target(&self, choice: Choice) -> Target {
+        let temporal = if choice.temporal < self.temporal(choice.quality) { choice.temporal } else { u8::MAX };
+        match self.scalable {
+            true => {
+                let is_top = !(choice.quality + 1..QUALITIES_MAX as u8).any(|quality| self.flows(quality));
+                Target { encoding: 0, spatial: if is_top { u8::MAX } else { choice.quality }, temporal }
+            }
+            false => Target { encoding: choice.quality, spatial: u8::MAX, temporal },
+        }
+    }
+
+    /// The best there is: the dearest.
+    pub fn best(&self) -> Option<Choice> {
+        self.choices().last()
+    }
+}
+
+/// Counts the bytes of one stream's layers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meter {
+    bytes: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX],
+    /// Of key frames, by spatial layer.
+    key_bytes: [u32; QUALITIES_MAX],
+    key_rates: [f32; QUALITIES_MAX],
+    rates: [[f32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX],
+    silent: u8,
+    started: bool,
+}
+
+impl Meter {
+    /// Notes a packet; layers beyond the bounds count as the highest.
+    pub fn packet(&mut self, spatial: u8, temporal: u8, is_key_frame: bool, bytes: usize) {
+        let spatial = (spatial as usize).min(QUALITIES_MAX - 1);
+        let sum = match is_key_frame {
+            true => &mut self.key_bytes[spatial],
+            false => &mut self.bytes[spatial][(temporal as usize).min(TEMPORAL_LAYERS_MAX - 1)],
+        };
+        *sum = sum.saturating_add(bytes as u32);
+    }
+
+    /// Ends a window that took `elapsed`.
+    pub fn window(&mut self, elapsed: Micros) {
+        let any = self.bytes.as_flattened().iter().chain(&self.key_bytes).any(|bytes| *bytes > 0);
+        self.silent = if any { 0 } else { self.silent.saturating_add(1) };
+        let weight = if self.started { WEIGHT } else { 1.0 };
+        self.started |= any;
+        for (rate, bytes) in self.rates.as_flattened_mut().iter_mut().zip(self.bytes.as_flattened_mut()) {
+            let now = std::mem::take(bytes) as f64 * 8e6 / elapsed.0.max(1) as f64;
+            *rate += ((now - *rate as f64) * weight) as f32;
+        }
+        for (rate, bytes) in self.key_rates.iter_mut().zip(&mut self.key_bytes) {
+            let now = std::mem::take(bytes) as f64 * 8e6 / elapsed.0.max(1) as f64;
+            *rate += ((now - *rate as f64) * KEY_FRAME_WEIGHT) as f32;
+        }
+    }
+
+    pub fn is_silent(&self) -> bool {
+        !self.started || self.silent >= SILENT_WINDOWS
+    }
+
+    /// Bits a second by spatial and temporal layer; what has come to less than a bit is over.
+    pub fn rates(&self) -> [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX] {
+        let mut rates = self.rates;
+        for (row, key_rate) in rates.iter_mut().zip(self.key_rates) {
+            row[0] += key_rate;
+        }
+        rates.map(|row| row.map(|rate| rate as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn simulcast() -> Layers {
+        Layers::new([[100_000, 50_000, 0, 0], [400_000, 100_000, 0, 0], [1_500_000, 0, 0, 0], [0; 4]], false)
+    }
+
+    #[test]
+    fn choices_rise_in_cost_and_leave_out_what_does_not_flow() {
+        let layers = simulcast();
+        let choices: Vec<(u8, u8, u64)> =
+            layers.choices().map(|choice| (choice.quality, choice.temporal, layers.rate(choice).0)).collect();
+        assert_eq!(choices, [(0, 0, 100_000), (0, 1, 150_000), (1, 0, 400_000), (1, 1, 500_000), (2, 0, 1_500_000)]);
+        assert_eq!(layers.best(), Some(Choice { quality: 2, temporal: 0 }));
+        assert_eq!(Layers::default().best(), None);
+    }
+
+    #[test]
+    fn spatial_layers_need_those_below() {
+        let layers = Layers::new([[100, 50, 0, 0], [200, 100, 0, 0], [0; 4], [0; 4]], true);
+        assert_eq!(layers.rate(Choice { quality: 1, temporal: 0 }), Bitrate(300));
+        assert_eq!(layers.rate(Choice::whole(1)), Bitrate(450));
+    }
+
+    #[test]
+    fn a_meter_follows_its_stream_and_notices_silence() {
+        let mut meter = Meter::default();
+        assert!(meter.is_silent());
+        for _ in 0..8 {
+            meter.packet(0, 0, false, 20_000);
+            meter.packet(0, 1, false, 10_000);
+            meter.window(WINDOW);
+        }
+        let rates = meter.rates();
+        assert!((rates[0][0] as i64 - 640_000).abs() < 1_000 && (rates[0][1] as i64 - 320_000).abs() < 1_000, "{rates:?}");
+        meter.window(WINDOW);
+        assert!(!meter.is_silent());
+        meter.window(WINDOW);
+        assert!(meter.is_silent());
+        meter.packet(7, 9, true, 1);
+        meter.window(WINDOW);
+        assert!(!meter.is_silent());
+    }
+}

@@ -1,0 +1,109 @@
+//! The tap: every plaintext RTP packet of chosen publishers, for a thread that is no participant (a recorder, a gateway, processing).
+//!
+//! ```text
+//!   director ──Notice──► reader      which tracks are tapped, of whom; their end
+//!   worker ──Tapped──► reader        handles of packets, sender reports; one bounded ring from each worker
+//!   reader ──Command::KeyFrame──► worker
+//! ```
+//!
+//! What the worker pays is a reference count and a place in a ring, for tapped tracks alone. It never waits: where the ring is full the
+//! packet is counted ([`crate::metrics::DropReason::TapFull`]) and the reader sees a gap in the sequence numbers. A handle keeps its slot of
+//! the worker's arena until it is dropped, so a reader copies what it wants to keep and drops the handle; until it is read, the ring
+//! bounds how many there are ([`crate::limits::TAP`]).
+//!
+//! Packets come as they were received: late ones late, retransmitted ones with their own number (RTX and RED are unwrapped), all
+//! encodings of a simulcast track, each with sequence numbers of its own.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Sender;
+
+use rtrb::Consumer;
+
+use super::mail::{Command, Mail, Outbox, Wake, ring};
+use crate::config::RoomPattern;
+use crate::io::Waker;
+use crate::limits::{COMMANDS, TAP};
+use crate::rtp::config::CodecConfig;
+use crate::rtp::media::Media;
+use crate::rtp::report::SenderClock;
+use crate::units::{PeerId, TrackId, WorkerId};
+
+/// What a worker tells of a tapped track.
+#[allow(clippy::large_enum_variant)] // a worker does not allocate boxes, and the ring holds what it holds
+pub enum Tapped {
+    /// A packet, in order of arrival.
+    Media(Media),
+    /// The publisher's last sender report of an encoding.
+    Clock { track: TrackId, encoding: u8, clock: SenderClock },
+}
+
+/// A track that is tapped.
+#[derive(Clone, Copy, Debug)]
+pub struct TappedTrack {
+    pub id: TrackId,
+    pub codec: CodecConfig,
+}
+
+/// What the director tells the reader.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A worker has a publisher whose room matches: its packets come from now on.
+    Opened {
+        publisher: PeerId,
+        owner: WorkerId,
+        room: String,
+        /// The session's name in logs and in the API.
+        session: String,
+        tracks: Vec<TappedTrack>,
+    },
+    /// The session has ended; packets still in the rings may follow.
+    Closed { publisher: PeerId },
+}
+
+/// The director's end.
+pub struct Source {
+    /// Rooms whose publishers are tapped.
+    pub rooms: Vec<RoomPattern>,
+    pub notices: Sender<Notice>,
+    pub wake: Wake,
+    /// Sessions that the reader was told of.
+    pub open: BTreeSet<PeerId>,
+}
+
+impl Source {
+    pub fn new(rooms: Vec<RoomPattern>, notices: Sender<Notice>, wake: Wake) -> Source {
+        Source { rooms, notices, wake, open: BTreeSet::new() }
+    }
+
+    pub fn wants(&self, room: &str) -> bool {
+        self.rooms.iter().any(|pattern| pattern.matches(room))
+    }
+
+    pub fn tell(&self, notice: Notice) {
+        // A reader that has ended needs no notices.
+        let _ = self.notices.send(notice);
+        (self.wake)();
+    }
+}
+
+/// The reader's ends, by worker.
+#[derive(Default)]
+pub struct Office {
+    pub commands: Vec<Outbox<Command>>,
+    pub tapped: Vec<Consumer<Tapped>>,
+}
+
+/// Lays the rings between workers and one reader. `wakers` are the workers', `wake` is the reader's.
+pub fn connect(mails: &mut [Mail], wakers: &[Waker], wake: &Wake) -> Office {
+    let mut office = Office::default();
+    for (mail, waker) in mails.iter_mut().zip(wakers) {
+        let waker = waker.clone();
+        let (commands, from_reader) = ring(COMMANDS, std::sync::Arc::new(move || waker.wake()));
+        let (outbox, tapped) = ring(TAP, wake.clone());
+        mail.commands.push(from_reader);
+        mail.tap = Some(outbox);
+        office.commands.push(commands);
+        office.tapped.push(tapped);
+    }
+    office
+}

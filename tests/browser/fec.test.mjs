@@ -1,0 +1,66 @@
+// Forward error correction: two viewers behind relays that delay everything and lose 5 % of it; one offers red and ulpfec, the other does
+// not. Neither may ask for what it lost, so what the first decodes beyond the other it has recovered from FEC packets. Chromium counts
+// FEC packets of FlexFEC alone, so its own word for it is its frames.
+
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { chromium, closePages, moving, publish, stats, watch } from './browsers.mjs';
+import { Relay } from './relay.mjs';
+import { pause, serve } from './server.mjs';
+
+const SENT = 'distributary_sent_fec_packets_total';
+
+let server;
+let browser;
+let relays = [];
+const stopRelays = () => {
+  for (const relay of relays) relay.stop();
+  relays = [];
+};
+before(async () => {
+  server = await serve('fec');
+  browser = await chromium();
+});
+afterEach(closePages);
+afterEach(stopRelays);
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+/** A publisher, and two viewers of it that differ in `fec` alone. What they counted in `ms` on a path that loses. */
+async function compare(room, codec, { noNack, loss, ms }) {
+  await publish(browser, server, room, { codec, width: 320, height: 180, frameRate: 20, detail: 20 });
+  const viewers = [];
+  for (const fec of [true, false]) {
+    const relay = await Relay.start(server.mediaPort, { seed: 11, delay: 60 });
+    relays.push(relay);
+    viewers.push(await watch(browser, server, room, { codec, fec, noNack, mediaPort: relay.port, connectMs: 20_000 }));
+  }
+  const answers = await Promise.all(viewers.map((page) => page.evaluate(() => window.session.answer)));
+  assert.deepEqual(answers.map((answer) => answer.includes('ulpfec/90000')), [true, false]);
+  for (const page of viewers) await moving(page);
+  const sentBefore = (await server.metrics([SENT]))[SENT];
+  for (const relay of relays) relay.loss = loss;
+  await pause(6_000);
+  const first = await Promise.all(viewers.map(stats));
+  await pause(ms);
+  const last = await Promise.all(viewers.map(stats));
+  const sent = (await server.metrics([SENT]))[SENT] - sentBefore;
+  const fields = ['framesDecoded', 'packetsReceived', 'packetsLost', 'retransmittedPacketsReceived', 'nackCount', 'freezeCount', 'freezeSeconds'];
+  const [withFec, without] = last.map((now, i) => Object.fromEntries(fields.map((field) => [field, now[field] - first[i][field]])));
+  server.note(`${codec}${noNack ? '' : ', with NACK'}: ${sent} FEC packets; ${JSON.stringify({ withFec, without })}`);
+  for (const relay of relays) relay.loss = 0;
+  return { sent, withFec, without };
+}
+
+for (const codec of ['VP8', 'VP9']) {
+  test(`${codec}: what is lost is recovered from FEC packets, without being asked for`, { timeout: 90_000 }, async () => {
+    const seen = await compare(`fec-${codec}`, codec, { noNack: true, loss: 0.05, ms: 15_000 });
+    const { sent, withFec, without } = seen;
+    assert.ok(sent > 20, `FEC packets are sent: ${JSON.stringify(seen)}`);
+    assert.ok(withFec.packetsLost > 20 && withFec.nackCount === 0, `it loses packets and does not ask: ${JSON.stringify(seen)}`);
+    assert.ok(withFec.framesDecoded > 30, `the picture goes on: ${JSON.stringify(seen)}`);
+    assert.ok(withFec.framesDecoded > 2 * without.framesDecoded, `because of FEC: ${JSON.stringify(seen)}`);
+  });
+}
