@@ -65,7 +65,7 @@ pub struct Worker {
     /// How long to look for packets before going to sleep.
     spin: Micros,
     /// Slots of the sessions to be sent something in this turn.
-    receivers: Vec<u32>,
+    receivers: Vec<Subscriber>,
     received: Vec<Received>,
     batch: SendBatch,
     requests: Requests,

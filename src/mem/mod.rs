@@ -9,6 +9,7 @@ pub mod memory;
 #[cfg(all(test, feature = "model"))]
 mod model;
 pub mod packet;
+mod prefetch;
 mod sync;
 
 pub use arena::{Arena, Slots};
@@ -16,3 +17,4 @@ pub use batch::{SendBatch, Transmit};
 pub use handoff::Handoff;
 pub use memory::{MemoryError, Pages};
 pub use packet::{Packet, PacketMut};
+pub use prefetch::prefetch;

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 
 use crate::limits::{ADDRESSES_PER_PEER, CACHE_LINE_BYTES, CONSENT_MILLIS_MAX};
-use crate::mem::SendBatch;
+use crate::mem::{SendBatch, prefetch};
 use crate::rtp::config::MediaConfig;
 use crate::secure::srtp;
 use crate::units::{Micros, PeerId, Ssrc, TrackId};
@@ -129,6 +129,20 @@ impl Peer {
     /// first. So whatever of theirs is authentic, SRTP and SRTCP too, counts: it proves as well that they are there and want it.
     pub fn expired(&self, now: Micros) -> bool {
         now.since(self.last_heard) > CONSENT_MILLIS_MAX * 1_000
+    }
+
+    /// Asks for what sending on an m-line will read, but for the peer itself: that has to be there.
+    #[inline(always)]
+    pub fn prefetch(&self, sender: u16) {
+        if let Some(sender) = self.senders.get(sender as usize) {
+            prefetch(sender, 3);
+        }
+        if let Some(keys) = self.keys.as_deref() {
+            prefetch(&keys.outbound, 9);
+        }
+        if let Some(path) = self.path.as_deref() {
+            prefetch(path, 2);
+        }
     }
 
     pub fn has_keys(&self) -> bool {

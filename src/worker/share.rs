@@ -37,8 +37,8 @@ impl Worker {
             return;
         }
         let mut receivers = std::mem::take(&mut self.receivers);
-        receivers.extend(self.shards.subscribers(track).map(|subscriber| subscriber.peer));
-        for slot in receivers.drain(..) {
+        receivers.extend(self.shards.subscribers(track));
+        for Subscriber { peer: slot, .. } in receivers.drain(..) {
             self.aim(slot, now);
         }
         self.receivers = receivers;

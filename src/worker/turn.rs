@@ -9,7 +9,7 @@ use super::pace::{self, Pace};
 use super::tap::Tapped;
 use crate::io::Io;
 use crate::limits::QUALITIES_MAX;
-use crate::mem::{PacketMut, SendBatch};
+use crate::mem::{PacketMut, SendBatch, prefetch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::peer::Peer;
 use crate::room::shard::Subscriber;
@@ -23,6 +23,10 @@ use crate::wire::demux::{Protocol, classify};
 
 /// Mesh items taken in one turn from each worker.
 const MESH_PER_TURN: usize = 256;
+/// So many receivers before its turn a peer is fetched into the cache,
+const PEER_AHEAD: usize = 8;
+/// and what it points to, its keys and its sender.
+const PARTS_AHEAD: usize = 2;
 
 impl Worker {
     /// Takes one datagram to where it belongs. Whatever cannot be used is counted.
@@ -312,18 +316,33 @@ impl Worker {
             return;
         }
         for (track, encoding) in self.media.tracks() {
+            let mut ahead = self.shards.receivers(*track, *encoding).skip(PEER_AHEAD);
             for subscriber in self.shards.receivers(*track, *encoding) {
+                if let Some(peer) = ahead.next().and_then(|next| self.peers.get(next.peer as usize)).and_then(Option::as_deref) {
+                    prefetch(peer, 2);
+                }
                 let Some(peer) = self.peers.get_mut(subscriber.peer as usize).and_then(Option::as_deref_mut) else { continue };
                 if peer.turn_mark != self.turns {
                     peer.turn_mark = self.turns;
-                    self.receivers.push(subscriber.peer);
+                    self.receivers.push(subscriber);
                 }
             }
         }
         let mut receivers = std::mem::take(&mut self.receivers);
-        for slot in receivers.drain(..) {
-            self.serve(slot, now);
+        for at in 0..receivers.len() {
+            let ahead = |by: usize| {
+                let receiver: &Subscriber = receivers.get(at + by)?;
+                Some((self.peers.get(receiver.peer as usize)?.as_deref()?, receiver.sender))
+            };
+            if let Some((peer, _)) = ahead(PEER_AHEAD) {
+                prefetch(peer, 2);
+            }
+            if let Some((peer, sender)) = ahead(PARTS_AHEAD) {
+                peer.prefetch(sender);
+            }
+            self.serve(receivers[at].peer, now);
         }
+        receivers.clear();
         self.receivers = receivers;
         self.media.finish(&mut self.shards);
         // A second fan-out in the same turn marks its receivers anew.

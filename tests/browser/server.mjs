@@ -142,14 +142,18 @@ class Server {
   }
 }
 
-/** Starts a server of its own for a test file. `name` names its log; `host` is where it is reached, as in a URL. */
+/**
+ * Starts a server of its own for a test file. `name` names its log; `host` is where it is reached, as in a URL; `inside` is a command that runs
+ * it somewhere else, in a mount namespace for instance, and becomes it.
+ */
 export async function serve(name, options = {}) {
-  const { workers = 2, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'], host = '127.0.0.1' } = options;
+  const { workers = 2, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'], host = '127.0.0.1', inside = [] } = options;
   assert.ok(existsSync(BINARY), `${BINARY} is not built: cargo build --release`);
   mkdirSync(OUT, { recursive: true });
   const [httpPort, mediaPort] = [await freeTcpPort(), await freeUdpPort()];
   const all = ['serve', ...args, '--http-port', httpPort, '--media-port', mediaPort, '--workers', workers, '--io', io].map(String);
-  const child = spawn(BINARY, all, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program, ...rest] = [...inside, BINARY, ...all];
+  const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
   const server = new Server(name, child, host, httpPort, mediaPort);
   await until(`${name}: ${all.join(' ')} answers /healthz`, 10_000, async () => {
     assert.ok(!server.ended, `the server ended at once: see ${path.join(OUT, `${name}.log`)}`);

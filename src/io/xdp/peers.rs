@@ -19,6 +19,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use super::frame::Headers;
 use crate::io::Waker;
 use crate::limits::{XDP_PEERS, XDP_QUESTIONS};
+use crate::mem::prefetch;
 
 /// The guide's word on an address.
 pub(super) struct Answer {
@@ -33,8 +34,11 @@ pub(super) struct Desk {
 }
 
 struct Peer {
+    to: SocketAddr,
     /// The generation in which it was asked for last.
     asked: u32,
+    /// The place looked up after this one when that was last looked up: a fan-out goes to the same receivers in the same order.
+    next: u32,
     headers: Option<Headers>,
 }
 
@@ -42,8 +46,8 @@ pub(super) struct Peers {
     /// Places in `peers`. Apart from them, because it is as large as it may ever get, and they lie next to each other.
     places: FxHashMap<SocketAddr, u32>,
     peers: Vec<Peer>,
-    /// The address looked up last, and its place: a receiver's datagrams follow each other.
-    last: Option<(SocketAddr, u32)>,
+    /// The place looked up last.
+    last: usize,
     questions: rtrb::Producer<SocketAddr>,
     answers: rtrb::Consumer<Answer>,
     /// Questions without an answer yet.
@@ -64,7 +68,7 @@ impl Peers {
         let table = Vec::with_capacity(XDP_PEERS);
         let current = generation.load(Ordering::Relaxed);
         let peers =
-            Peers { places, peers: table, last: None, questions: ask, answers, open: 0, asked: false, generation, current, guide };
+            Peers { places, peers: table, last: 0, questions: ask, answers, open: 0, asked: false, generation, current, guide };
         (peers, Desk { questions, answers: answer })
     }
 
@@ -81,39 +85,55 @@ impl Peers {
 
     /// The headers for an address; none if its datagrams go by the socket, for now or for good.
     pub fn headers(&mut self, to: SocketAddr) -> Option<&Headers> {
-        let place = match self.last {
-            Some((last, place)) if last == to => Some(place),
-            _ => self.places.get(&to).copied(),
-        };
-        let current = place.filter(|place| self.peers[*place as usize].asked == self.current);
+        let place = self.follow(to).or_else(|| self.places.get(&to).map(|place| *place as usize));
+        let current = place.filter(|place| self.peers[*place].asked == self.current);
         let place = match current {
             Some(place) => place,
             None => self.ask(to)?,
         };
-        self.last = Some((to, place));
-        self.peers[place as usize].headers.as_ref()
+        if place != self.last {
+            if let Some(last) = self.peers.get_mut(self.last) {
+                last.next = place as u32;
+            }
+            self.last = place;
+        }
+        let peer = &self.peers[place];
+        if let Some(next) = self.peers.get(peer.next as usize) {
+            prefetch(next, 2);
+        }
+        peer.headers.as_ref()
+    }
+
+    /// The place of an address without a search, if it is the one looked up last or the one that followed that the time before.
+    fn follow(&self, to: SocketAddr) -> Option<usize> {
+        let last = self.peers.get(self.last)?;
+        if last.to == to {
+            return Some(self.last);
+        }
+        let next = last.next as usize;
+        self.peers.get(next).filter(|peer| peer.to == to).map(|_| next)
     }
 
     /// Asks for an address, if there is room for a question, and says where it is in the table.
     #[cold]
-    fn ask(&mut self, to: SocketAddr) -> Option<u32> {
-        let place = self.places.get(&to).copied();
+    fn ask(&mut self, to: SocketAddr) -> Option<usize> {
+        let place = self.places.get(&to).map(|place| *place as usize);
         if self.open == XDP_QUESTIONS || self.questions.push(to).is_err() {
             return place;
         }
         self.open += 1;
         self.asked = true;
         if let Some(place) = place {
-            self.peers[place as usize].asked = self.current;
+            self.peers[place].asked = self.current;
             return Some(place);
         }
         if self.peers.len() == XDP_PEERS {
             self.places.clear();
             self.peers.clear();
         }
-        let place = self.peers.len() as u32;
-        self.peers.push(Peer { asked: self.current, headers: None });
-        self.places.insert(to, place);
+        let place = self.peers.len();
+        self.peers.push(Peer { to, asked: self.current, next: 0, headers: None });
+        self.places.insert(to, place as u32);
         Some(place)
     }
 

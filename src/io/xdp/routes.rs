@@ -69,7 +69,7 @@ pub(super) struct Routes {
     /// Local end of all datagrams; of the wildcard address, the kernel picks one for each.
     local: SocketAddr,
     links: HashMap<u32, Link>,
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
     /// Next hops of answers: those that matter.
     hops: HashSet<(u32, IpAddr)>,
     pub addresses: HashSet<IpAddr>,
@@ -109,8 +109,8 @@ impl Routes {
         neighbours.clear();
         addresses.clear();
         self.requests.ask(Request::new(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &[0; NEIGHBOUR]), |message| {
-            if let Some((hop, Some(mac))) = neighbour(message) {
-                neighbours.insert(hop, mac);
+            if let Some((hop, Some(neighbour))) = neighbour(message) {
+                neighbours.insert(hop, neighbour);
             }
         })?;
         self.requests.ask(Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; ADDRESS]), |message| {
@@ -124,13 +124,13 @@ impl Routes {
         let Routes { links, neighbours, hops, addresses, .. } = self;
         let complete = self.notifications.notifications(|message| match message.kind {
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-                let Some((hop, mac)) = neighbour(message) else { return };
-                let mac = mac.filter(|_| message.kind == libc::RTM_NEWNEIGH);
-                let before = match mac {
-                    Some(mac) => neighbours.insert(hop, mac),
+                let Some((hop, now)) = neighbour(message) else { return };
+                let now = now.filter(|_| message.kind == libc::RTM_NEWNEIGH);
+                let before = match now {
+                    Some(now) => neighbours.insert(hop, now),
                     None => neighbours.remove(&hop),
                 };
-                if before != mac && hops.contains(&hop) {
+                if before.map(|before| before.mac) != now.map(|now| now.mac) && hops.contains(&hop) {
                     changed.neighbours = true;
                     changed.ways |= before.is_some();
                 }
@@ -164,7 +164,7 @@ impl Routes {
         let Some(from) = from else { return Answer::Elsewhere };
         let hop = (route.link, route.gateway.unwrap_or(to.ip()));
         self.hops.insert(hop);
-        let Some(next_hop) = self.neighbours.get(&hop).copied() else {
+        let Some(Neighbour { mac: next_hop, .. }) = self.neighbours.get(&hop).copied() else {
             self.resolve(hop);
             return Answer::Unresolved;
         };
@@ -228,9 +228,11 @@ impl Routes {
         let _ = self.requests.ask(request.attribute(libc::NDA_DST, octets.bytes()), |_| {});
     }
 
-    /// Says to the kernel that the next hops are in use, so that it goes on to look after them. To be called every few seconds.
+    /// Says to the kernel that the next hops are in use, so that it goes on to look after them. To be called every few seconds. Those that an
+    /// operator has set for good are left alone: since Linux 5.16 they would be so no longer.
     pub fn refresh(&mut self) {
-        let hops: Vec<_> = self.hops.iter().copied().collect();
+        let looked_after = |hop: &&_| self.neighbours.get(*hop).is_none_or(|neighbour| !neighbour.permanent);
+        let hops: Vec<_> = self.hops.iter().filter(looked_after).copied().collect();
         hops.into_iter().for_each(|hop| self.resolve(hop));
     }
 
@@ -238,6 +240,13 @@ impl Routes {
     pub fn forget_hops(&mut self) {
         self.hops.clear();
     }
+}
+
+/// What is known of a next hop.
+#[derive(Clone, Copy)]
+struct Neighbour {
+    mac: Mac,
+    permanent: bool,
 }
 
 struct Route {
@@ -336,11 +345,12 @@ fn address(message: Message<'_>) -> Option<IpAddr> {
     of(libc::IFA_LOCAL).or_else(|| of(libc::IFA_ADDRESS))
 }
 
-/// A next hop, and its Ethernet address if it is known.
-fn neighbour(message: Message<'_>) -> Option<((u32, IpAddr), Option<Mac>)> {
+/// A next hop, and what is known of it if its Ethernet address is.
+fn neighbour(message: Message<'_>) -> Option<((u32, IpAddr), Option<Neighbour>)> {
     let index = u32_at(message.body, 4)?;
     let state = u16_at(message.body, 8)?;
-    let known = libc::NUD_PERMANENT | libc::NUD_NOARP | libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE;
+    let permanent = libc::NUD_PERMANENT | libc::NUD_NOARP;
+    let known = permanent | libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE;
     let (mut of, mut mac) = (None, None);
     for (kind, value) in attributes(message.body, NEIGHBOUR) {
         match kind {
@@ -349,7 +359,8 @@ fn neighbour(message: Message<'_>) -> Option<((u32, IpAddr), Option<Mac>)> {
             _ => {}
         }
     }
-    Some(((index, of?), mac.filter(|_| state & known != 0)))
+    let mac: Option<Mac> = mac.filter(|_| state & known != 0);
+    Some(((index, of?), mac.map(|mac| Neighbour { mac, permanent: state & permanent != 0 })))
 }
 
 fn route(message: Message<'_>) -> Option<Route> {
