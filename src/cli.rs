@@ -30,6 +30,8 @@ pub enum Action {
     Doctor,
     /// Make an access token
     Token(TokenArgs),
+    /// Have a running server record a room, stop it, or list what there is
+    Record(RecordArgs),
 }
 
 #[derive(Debug, Default, Args)]
@@ -65,6 +67,9 @@ pub struct TokenArgs {
     /// Allow listing rooms by the API
     #[arg(long)]
     pub list: bool,
+    /// Allow recording rooms, and reading recordings, by the API
+    #[arg(long)]
+    pub record: bool,
     /// Who the token is for
     #[arg(long)]
     pub identity: Option<String>,
@@ -72,6 +77,30 @@ pub struct TokenArgs {
     #[arg(long, default_value = "6h", value_parser = ttl_secs)]
     pub ttl: u64,
     /// API key. Default: the first of the configuration, else devkey
+    #[arg(long, requires = "secret")]
+    pub key: Option<String>,
+    /// Its secret
+    #[arg(long, requires = "key")]
+    pub secret: Option<String>,
+    /// TOML file with the keys
+    #[arg(long, short, value_name = "FILE", env = "DISTRIBUTARY_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// Room to record, whoever publishes in it now and later. Without: list the recordings
+    pub room: Option<String>,
+    /// Stop recording it
+    #[arg(long, requires = "room")]
+    pub stop: bool,
+    /// The server's address
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7880", env = "DISTRIBUTARY_SERVER")]
+    pub server: String,
+    /// Take any certificate
+    #[arg(long)]
+    pub insecure: bool,
+    /// API key. Default: the first of the configuration; without one none is sent, as --dev allows
     #[arg(long, requires = "secret")]
     pub key: Option<String>,
     /// Its secret

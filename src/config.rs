@@ -123,7 +123,11 @@ pub struct RecordPlan {
     pub folder: PathBuf,
     /// Rooms of which every publisher is recorded.
     pub rooms: Vec<RoomPattern>,
+    pub format: RecordFormat,
     pub sync: RecordSync,
+    /// A file is ended at the first key frame after so long, or after so many bytes, and another begun.
+    pub split_after: Option<Micros>,
+    pub split_bytes: Option<u64>,
 }
 
 /// Names of rooms: `*` stands for any number of any characters, everything else for itself.
@@ -301,6 +305,17 @@ choice! {
         On = "on",
         /// Everything leaves at once, as it comes.
         Off = "off",
+    }
+}
+
+choice! {
+    /// What is recorded into. Sound alone becomes Ogg.
+    RecordFormat {
+        /// WebM, Matroska with H264.
+        #[default]
+        Webm = "webm",
+        /// Fragmented MP4; WebM with VP8.
+        Mp4 = "mp4",
     }
 }
 

@@ -92,6 +92,10 @@ pub const RUN_BYTES_MAX: usize = 512 * 1024;
 pub const RUN_PACKETS: usize = 1024;
 /// Tracks one session can watch or publish at a time; further m-lines are refused.
 pub const MEDIA_PER_PEER: usize = MEDIA_SECTIONS_MAX;
+/// Rooms that are recorded because somebody asked for it; further ones are refused.
+pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
+/// Recordings in one answer of the API, the newest.
+pub const RECORDINGS_LISTED: usize = 1_000;
 /// Subscriptions of one worker. Further ones are refused (`subscription_limit`).
 pub const SUBSCRIPTIONS: usize = 4 * SESSIONS_MAX;
 /// Retransmissions one RTCP packet may ask for; the rest is ignored and asked again.

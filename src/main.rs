@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use distributary::admin::{self, VERSION, Views};
-use distributary::cli::{Action, Cli, ServeArgs, TokenArgs};
+use distributary::cli::{Action, Cli, RecordArgs, ServeArgs, TokenArgs};
+use distributary::client::Client;
 use distributary::config::{self, DEV_KEY, LogFormat, LogPlan, Machine, Plan, Sources};
 use distributary::signal::auth::{self, Claims, VideoGrants};
 use distributary::signal::http::{self, Listener, Services};
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Action::Token(arguments) => token(arguments),
+        Action::Record(arguments) => record(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -203,9 +205,46 @@ fn token(arguments: TokenArgs) -> Result<(), Fatal> {
         can_publish: Some(all || arguments.publish),
         can_subscribe: Some(all || arguments.subscribe),
         room_list: arguments.list,
+        room_record: arguments.record,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();
     let claims = Claims { iss: key, sub: arguments.identity, nbf: Some(now), exp: now + arguments.ttl, video };
     println!("{}", auth::sign(&claims, &secret).map_err(Fatal::failure)?);
+    Ok(())
+}
+
+fn record(arguments: RecordArgs) -> Result<(), Fatal> {
+    let key = match (arguments.key, arguments.secret) {
+        (Some(key), Some(secret)) => Some((key, secret)),
+        _ => {
+            let sources = Sources { file: arguments.config, ..Sources::from_environment() };
+            sources.settings().map_err(Fatal::usage)?.keys.0.into_iter().next()
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();
+    let video = VideoGrants { room_record: true, ..VideoGrants::default() };
+    let token = key.map(|(iss, secret)| auth::sign(&Claims { iss, sub: None, nbf: None, exp: now + 60, video }, &secret));
+    let client = Client::new(&arguments.server, token.transpose().map_err(Fatal::failure)?, arguments.insecure);
+    match arguments.room {
+        Some(room) if arguments.stop => {
+            client.stop_recording(&room).map_err(Fatal::failure)?;
+            println!("{room:?} is recorded no more.");
+        }
+        Some(room) => match client.record(&room).map_err(Fatal::failure)?["publishing"].as_bool() {
+            Some(true) => println!("{room:?} is being recorded. Stop it with: distributary record --stop {room:?}"),
+            _ => println!("{room:?} will be recorded when somebody publishes. Stop that with: distributary record --stop {room:?}"),
+        },
+        None => {
+            let list = client.recordings().map_err(Fatal::failure)?;
+            for recording in list["recordings"].as_array().into_iter().flatten() {
+                let text = |field: &str| recording[field].as_str().unwrap_or("-").to_owned();
+                let (seconds, bytes) = (recording["seconds"].as_f64().unwrap_or(0.0), recording["bytes"].as_u64().unwrap_or(0));
+                let gaps = recording["gaps"].as_u64().map_or("-".to_owned(), |gaps| gaps.to_string());
+                let mib = bytes as f64 / f64::from(1 << 20);
+                let (state, room, began, url) = (text("state"), text("room"), text("began"), text("url"));
+                println!("{state:9} {began} {seconds:8.1} s {mib:9.2} MiB  gaps {gaps:4} {room:?} {url}");
+            }
+        }
+    }
     Ok(())
 }

@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -49,8 +50,19 @@ pub enum StartError {
     Io(IoError),
     Memory(MemoryError),
     Dtls(DtlsError),
-    Thread { name: String, error: std::io::Error },
-    Core { worker: usize, core: usize },
+    Thread {
+        name: String,
+        error: std::io::Error,
+    },
+    Core {
+        worker: usize,
+        core: usize,
+    },
+    /// Of recordings.
+    Folder {
+        folder: PathBuf,
+        reason: String,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -60,6 +72,7 @@ impl fmt::Display for StartError {
             StartError::Memory(error) => error.fmt(f),
             StartError::Dtls(error) => write!(f, "cannot make the DTLS certificate: {error}"),
             StartError::Thread { name, error } => write!(f, "cannot start thread {name}: {error}"),
+            StartError::Folder { folder, reason } => write!(f, "record.folder = {folder:?} cannot be used: {reason}"),
             StartError::Core { worker, core } => {
                 write!(f, "worker {worker} cannot be pinned to core {core}: this process may not run there; choose other cores")
             }
@@ -154,13 +167,19 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     };
     let (source, recorder) = match tapped {
         Some((record, source, notices, office)) => {
-            for file in record::unfinished(&record.folder) {
-                summary.push(format!("record  {} was not ended; it plays up to where it was cut off", file.display()));
+            let lock =
+                record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
+            let unfinished = record::unfinished(&record.folder);
+            for file in &unfinished {
+                summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
             }
             summary.push(format!("record  into {}", record.folder.display()));
+            if !unfinished.is_empty() {
+                spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
+            }
             let table = Arc::<WorkerMetrics>::default();
             let links = record::Links { notices, office, tables: metrics[..plan.workers].to_vec() };
-            (Some(source), Some((Recorder::new(record, links, table.clone(), epoch(base)), table)))
+            (Some(source), Some((Recorder::new(record, links, table.clone(), epoch(base)), table, lock)))
         }
         None => (None, None),
     };
@@ -189,7 +208,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
             }
         })?);
     }
-    if let Some((mut recorder, table)) = recorder {
+    if let Some((mut recorder, table, lock)) = recorder {
         metrics.push(table);
         let (told, slow_plan) = (stop.clone(), plan.clone());
         let thread = spawn("distributary-rec", move || {
@@ -200,6 +219,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
                 std::thread::park_timeout(Duration::from_micros(next.since(now())));
             }
             recorder.end(now());
+            drop(lock);
         })?;
         let _ = recorder_sleeper.0.set(thread.thread().clone());
         threads.push(thread);

@@ -244,6 +244,11 @@ impl Worker {
                 }
             }
             Command::Tap { track } => self.begin_tap(track),
+            Command::Untap { track } => {
+                if let Some(shard) = self.shards.get_mut(track) {
+                    shard.tapped = false;
+                }
+            }
             Command::KeyFrame { track, encoding } => self.want_key_frame(track, encoding),
             Command::Subscribe { subscriber, peer, binding } => {
                 if self.peer(peer).is_none() {

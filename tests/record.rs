@@ -11,10 +11,10 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use distributary::config::{RecordPlan, RecordSync, RoomPattern};
+use distributary::config::{RecordFormat, RecordPlan, RecordSync, RoomPattern};
 use distributary::mem::Arena;
 use distributary::metrics::{Counter, WorkerMetrics};
-use distributary::record::{Links, Recorder, unfinished};
+use distributary::record::{Links, Recorder, complete_all, unfinished};
 use distributary::rtp::config::{Codec, CodecConfig, Feedback, Format};
 use distributary::rtp::media::Media;
 use distributary::units::{ExtendedSequence, Micros, PayloadType, PeerId, TrackId, WorkerId};
@@ -36,7 +36,14 @@ impl Folder {
     }
 
     fn plan(&self, rooms: &str) -> RecordPlan {
-        RecordPlan { folder: self.0.clone(), rooms: vec![RoomPattern(rooms.to_owned())], sync: RecordSync::End }
+        RecordPlan {
+            folder: self.0.clone(),
+            rooms: vec![RoomPattern(rooms.to_owned())],
+            format: RecordFormat::Webm,
+            sync: RecordSync::End,
+            split_after: None,
+            split_bytes: None,
+        }
     }
 
     /// Files under it, by the ends of their names.
@@ -217,29 +224,49 @@ fn rooms_that_match_nothing_are_not_recorded() {
     });
 }
 
+/// What is too long for one file goes on in the next: nothing is lost between them, and each begins with a key frame.
+#[test]
+fn files_follow_each_other_without_a_gap() {
+    let folder = Folder::new("split");
+    let plan = RecordPlan { split_after: Some(Micros::from_secs(3)), ..folder.plan("*") };
+    let mut world = World::recording(6, 1, plan);
+    watching(&mut world, |world| {
+        let publisher = world.publish("room", Link::clean());
+        let viewer = world.watch("room", Link::clean());
+        assert!(world.connect(5));
+        world.run_seconds(11);
+        let (frames, sounds) = (world.viewer(viewer).frames, world.viewer(viewer).sounds);
+        world.leave(publisher);
+        world.run_seconds(1);
+        let files = folder.files(".webm");
+        assert!((3..=5).contains(&files.len()), "{files:?}");
+        let probed: Vec<Vec<Vec<Packet>>> = files.iter().map(|file| probe(file).1).collect();
+        let count = |track: usize| probed.iter().map(|packets| packets[track].len() as i64).sum::<i64>();
+        assert!((count(0) - frames as i64).abs() <= 3, "{} of {frames} pictures", count(0));
+        assert!((count(1) - sounds as i64).abs() <= 5, "{} of {sounds} sounds", count(1));
+        for packets in &probed {
+            assert!(packets[0][0].key && packets[0][0].time < 0.1 && packets[1][0].time < 0.1);
+        }
+        // Each is as long as it may be, but for the last, and for the time to a key frame.
+        let ends = probed.iter().map(|packets| packets[0].last().expect("pictures").time);
+        assert!(ends.take(files.len() - 1).all(|end| (2.9..4.2).contains(&end)));
+    });
+}
+
 /// RTP packets of a second and a half of ffmpeg's test picture, which an encoder and a packetizer of other people made.
 fn encoded(encoder: &[&str]) -> Vec<Vec<u8>> {
+    let picture = ["-i", "testsrc=size=640x360:rate=30", "-frames:v", "45", "-pix_fmt", "yuv420p", "-b:v", "300k", "-g", "15"];
+    generated(&[picture.as_slice(), encoder].concat())
+}
+
+fn generated(options: &[&str]) -> Vec<Vec<u8>> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
     let to = format!("rtp://127.0.0.1:{}", socket.local_addr().expect("an address").port());
     let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args([
-        "-v",
-        "error",
-        "-re",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=size=640x360:rate=30",
-        "-frames:v",
-        "45",
-        "-pix_fmt",
-        "yuv420p",
-        "-b:v",
-        "300k",
-    ]);
-    let options = ["-g", "15", "-strict", "experimental", "-payload_type", "96", "-f", "rtp", &to];
-    let mut child = ffmpeg.args(encoder).args(options).stdout(std::process::Stdio::null()).spawn().expect("ffmpeg is installed");
+    ffmpeg.args(["-v", "error", "-re", "-f", "lavfi"]).args(options);
+    let options = ["-strict", "experimental", "-payload_type", "96", "-f", "rtp", &to];
+    let mut child = ffmpeg.args(options).stdout(std::process::Stdio::null()).spawn().expect("ffmpeg is installed");
     let (mut packets, mut buffer) = (Vec::new(), [0; 2048]);
     loop {
         match socket.recv(&mut buffer) {
@@ -256,6 +283,7 @@ fn media(arena: &mut distributary::mem::Slots, track: TrackId, codec: Codec, byt
     let header = rtp::Header::parse(bytes).expect("RTP");
     let payload = &bytes[header.payload_range(bytes).expect("a payload")];
     let (key_frame, picture, layer) = match codec {
+        Codec::Opus => Ok((true, Default::default(), Default::default())),
         Codec::Vp8 => vp8::parse(payload).map(|read| (read.key_frame, read.picture, read.layer(header.marker))),
         Codec::Vp9 => vp9::parse(payload).map(|read| (read.key_frame, read.picture, read.layer())),
         _ => h264::parse(payload).map(|read| (read.key_frame, Default::default(), read.layer(header.marker))),
@@ -283,21 +311,21 @@ fn media(arena: &mut distributary::mem::Slots, track: TrackId, codec: Codec, byt
     }
 }
 
-/// Records `packets`; the file.
-fn record(folder: &Folder, codec: Codec, packets: &[Vec<u8>]) -> PathBuf {
+/// Records `packets`; the file, and what there was of it before its end.
+fn record(folder: &Folder, format: RecordFormat, codec: Codec, packets: &[Vec<u8>]) -> (PathBuf, Vec<u8>) {
     let (mut outbox, tapped) = ring(8192, Arc::new(|| {}));
     let (commands, _asked) = ring(64, Arc::new(|| {}));
     let (notices, noticed) = mpsc::channel();
     let office = Office { commands: vec![commands], tapped: vec![tapped] };
     let links = Links { notices: noticed, office, tables: Vec::new() };
-    let mut recorder = Recorder::new(folder.plan("*"), links, Arc::<WorkerMetrics>::default(), 0);
+    let mut recorder = Recorder::new(RecordPlan { format, ..folder.plan("*") }, links, Arc::<WorkerMetrics>::default(), 0);
     let (publisher, id) = (PeerId { slot: 0, generation: 1 }, TrackId { slot: 0, generation: 1 });
     let codec_config = CodecConfig {
         codec,
         payload_type: PayloadType(96),
         rtx: None,
         red: None,
-        clock_rate: 90_000,
+        clock_rate: if codec == Codec::Opus { 48_000 } else { 90_000 },
         format: Format::Any,
         feedback: Feedback::default(),
     };
@@ -309,15 +337,15 @@ fn record(folder: &Folder, codec: Codec, packets: &[Vec<u8>]) -> PathBuf {
     let mut now = Micros::ZERO;
     for bytes in packets {
         let time = rtp::Header::parse(bytes).expect("RTP").timestamp.distance(first) as u64;
-        now = Micros(1_000_000 + time * 100 / 9);
+        now = Micros(1_000_000 + time * 1_000_000 / codec_config.clock_rate as u64);
         assert!(outbox.push(Tapped::Media(media(&mut arena, id, codec, bytes, now))).is_ok());
         recorder.turn(now);
     }
     recorder.turn(now + Micros::from_secs(1));
+    let before = fs::read(unfinished(&folder.0).pop().expect("a file")).expect("a file");
     recorder.end(now + Micros::from_secs(1));
-    let mut files = folder.files(".webm");
-    files.extend(folder.files(".mkv"));
-    files.pop().expect("a file")
+    let media = |file: &PathBuf| file.extension().is_some_and(|extension| extension != "jsonl");
+    (folder.files("").into_iter().find(media).expect("a file"), before)
 }
 
 /// Decodes a file as a player would; how many pictures it has.
@@ -331,35 +359,111 @@ fn decoded(file: &Path) -> usize {
     String::from_utf8_lossy(&output.stdout).trim().trim_matches(',').parse().expect("a count")
 }
 
+/// A codec, its name, and ffmpeg's options for an encoder as browsers have it.
+const ENCODERS: [(Codec, &str, &[&str]); 3] = [
+    (Codec::Vp8, "vp8", &["-c:v", "libvpx", "-deadline", "realtime"]),
+    (Codec::Vp9, "vp9", &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-lag-in-frames", "0"]),
+    (Codec::H264, "h264", &["-c:v", "libx264", "-profile:v", "baseline", "-bsf:v", "dump_extra=freq=keyframe"]),
+];
+
 #[test]
 fn what_encoders_made_is_decoded_without_errors() {
-    let cases: [(Codec, &str, &[&str]); 3] = [
-        (Codec::Vp8, "vp8", &["-c:v", "libvpx", "-deadline", "realtime"]),
-        (Codec::Vp9, "vp9", &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-lag-in-frames", "0"]),
-        (Codec::H264, "h264", &["-c:v", "libx264", "-profile:v", "baseline", "-bsf:v", "dump_extra=freq=keyframe"]),
-    ];
-    for (codec, name, encoder) in cases {
+    for (codec, name, encoder) in ENCODERS {
         let packets = encoded(encoder);
-        let folder = Folder::new(name);
-        let file = record(&folder, codec, &packets);
-        let (codecs, read) = probe(&file);
-        assert_eq!((codecs, read[0].len(), decoded(&file)), (vec![name.to_owned()], 45, 45));
-        if codec == Codec::Vp9 {
-            // ffmpeg's packetizer sets no P bit (RFC 9628 §4.2): each of its pictures claims to refer to none.
+        for format in [RecordFormat::Webm, RecordFormat::Mp4] {
+            let folder = Folder::new(name);
+            let (file, before) = record(&folder, format, codec, &packets);
+            let extension = match (format, codec) {
+                (RecordFormat::Mp4, Codec::Vp9 | Codec::H264) => "mp4",
+                (_, Codec::H264) => "mkv",
+                _ => "webm",
+            };
+            assert_eq!(file.extension().and_then(|extension| extension.to_str()), Some(extension));
+            let (codecs, read) = probe(&file);
+            assert_eq!((codecs, read[0].len(), decoded(&file)), (vec![name.to_owned()], 45, 45));
+            assert_eq!(read[0].iter().filter(|packet| packet.key).count(), 3, "{name}");
+            assert!((1.4..1.6).contains(&length(&file)), "{name}: {} s", length(&file));
+            cut_off(name, extension, &before, &read[0]);
+            if codec == Codec::Vp9 {
+                // ffmpeg's packetizer sets no P bit (RFC 9628 §4.2): each of its pictures claims to refer to none.
+                continue;
+            }
+            // One packet of a picture between key frames is lost: all up to the next key frame is left out, and nothing is shown torn.
+            let timestamps: Vec<u32> = packets.iter().map(|packet| rtp::Header::parse(packet).expect("RTP").timestamp.0).collect();
+            let mut pictures = timestamps.clone();
+            pictures.dedup();
+            let lost = timestamps.iter().position(|time| *time == pictures[20]).expect("a picture");
+            let torn: Vec<Vec<u8>> =
+                packets.iter().enumerate().filter(|(index, _)| *index != lost).map(|(_, packet)| packet.clone()).collect();
+            let folder = Folder::new(&format!("{name}-torn"));
+            let (file, _) = record(&folder, format, codec, &torn);
+            let (_, read) = probe(&file);
+            assert_eq!((read[0].len(), decoded(&file)), (35, 35), "{name}");
+            let after = &read[0][20];
+            assert!(after.key && (after.time - 1.0).abs() < 0.01, "{name}: {after:?}");
+        }
+    }
+}
+
+/// Seconds that a file says it is long.
+fn length(file: &Path) -> f64 {
+    let output =
+        Command::new("ffprobe").args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"]).arg(file).output();
+    let text = String::from_utf8(output.expect("ffprobe is installed").stdout).expect("text");
+    text.trim().parse().unwrap_or_else(|_| panic!("{} says no length: {text}", file.display()))
+}
+
+/// A file cut off anywhere is made whole at the next start: it has its name, its length, and the pictures of all its whole pieces.
+fn cut_off(name: &str, extension: &str, bytes: &[u8], whole: &[Packet]) {
+    let folder = Folder::new(&format!("{name}-cut"));
+    fs::create_dir_all(folder.0.join("room")).expect("a folder");
+    let mut most = 0;
+    for twelfth in 1..=12 {
+        let path = folder.0.join(format!("room/{twelfth}.part.{extension}"));
+        fs::write(&path, &bytes[..bytes.len() * twelfth / 12]).expect("a file");
+        assert_eq!(unfinished(&folder.0), std::slice::from_ref(&path));
+        complete_all(vec![path.clone()], 0);
+        let ended = folder.0.join(format!("room/{twelfth}.{extension}"));
+        if !ended.exists() {
+            // Nothing of it was ever whole.
+            assert_eq!(most, 0, "{name}, {twelfth}/12");
+            fs::remove_file(path).expect("a file");
             continue;
         }
-        // One packet of a picture between key frames is lost: all up to the next key frame is left out, and nothing is shown torn.
-        let timestamps: Vec<u32> = packets.iter().map(|packet| rtp::Header::parse(packet).expect("RTP").timestamp.0).collect();
-        let mut pictures = timestamps.clone();
-        pictures.dedup();
-        let lost = timestamps.iter().position(|time| *time == pictures[20]).expect("a picture");
-        let torn: Vec<Vec<u8>> =
-            packets.iter().enumerate().filter(|(index, _)| *index != lost).map(|(_, packet)| packet.clone()).collect();
-        let folder = Folder::new(&format!("{name}-torn"));
-        let file = record(&folder, codec, &torn);
-        let (_, read) = probe(&file);
-        assert_eq!((read[0].len(), decoded(&file)), (35, 35), "{name}");
-        let after = &read[0][20];
-        assert!(after.key && (after.time - 1.0).abs() < 0.01, "{name}: {after:?}");
+        let (_, read) = probe(&ended);
+        let pictures = read.first().map_or(0, Vec::len);
+        assert!(pictures >= most && pictures <= whole.len(), "{name}, {twelfth}/12: {pictures} pictures after {most}");
+        most = pictures;
+        if pictures > 0 {
+            assert_eq!(decoded(&ended), pictures);
+            assert!((length(&ended) - read[0][pictures - 1].time).abs() < 0.05, "{name}, {twelfth}/12: {} s", length(&ended));
+            let pairs = read[0].iter().zip(whole);
+            assert!(pairs.into_iter().all(|(cut, whole)| cut.size == whole.size && (cut.time - whole.time).abs() < 0.002));
+        }
+        let told = events(&ended.with_extension("jsonl"));
+        assert_eq!(told.last().map(|event| event["event"].clone()), Some("completed".into()));
+    }
+    assert!(most >= whole.len() - 16, "{name}: {most} of {} pictures", whole.len());
+}
+
+/// Sound alone is Ogg, and what was lost takes its time there too.
+#[test]
+fn sound_alone_is_ogg() {
+    let packets = generated(&["-i", "sine=frequency=440:duration=3:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    let lossy: Vec<Vec<u8>> =
+        packets.iter().enumerate().filter(|(index, _)| !(50..75).contains(index)).map(|(_, packet)| packet.clone()).collect();
+    for (name, packets) in [("sound", &packets), ("sound-lossy", &lossy)] {
+        let folder = Folder::new(name);
+        let (file, before) = record(&folder, RecordFormat::Mp4, Codec::Opus, packets);
+        assert_eq!(file.extension().and_then(|extension| extension.to_str()), Some("ogg"));
+        let (codecs, read) = probe(&file);
+        assert_eq!((codecs, decoded(&file)), (vec!["opus".to_owned()], read[0].len()));
+        assert!((read[0].len() as i64 - 150).abs() <= 2, "{name}: {} packets", read[0].len());
+        assert!((length(&file) - 3.0).abs() < 0.05, "{name}: {} s", length(&file));
+        let cut = folder.0.join("room/cut.part.ogg");
+        fs::write(&cut, &before[..before.len() - 100]).expect("a file");
+        complete_all(vec![cut], 0);
+        let cut = folder.0.join("room/cut.ogg");
+        assert!(probe(&cut).1[0].len() >= 45 && (0.9..3.0).contains(&length(&cut)), "{name}: {} s", length(&cut));
     }
 }

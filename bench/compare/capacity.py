@@ -2,7 +2,7 @@
 
 import statistics
 
-from measure import LOSS_MAX, P99_MS_MAX, cell, limited, measure, ours, shortcomings, summarise, values
+from measure import LOSS_MAX, P99_MS_MAX, awake, cell, limited, measure, ours, shortcomings, summarise, values
 
 # Where the search ends: below this part of the viewers there is more noise than difference.
 STEP = 1 / 16
@@ -54,11 +54,6 @@ def searched(context, candidate, say):
     failing = [step for step in steps if step["reasons"]]
     found["generator_limited"] = bool(failing) and all(step["generator_limited"] for step in failing)
     return found
-
-
-def awake(who, viewers, **what):
-    """A cell of which the time to a packet matters: the cores are kept from sleeping."""
-    return cell(who, viewers, awake=True, **what)
 
 
 def candidates(options, peers):

@@ -19,7 +19,7 @@ from pathlib import Path
 import capacity
 import plot
 import table
-from measure import cell, measure, ours, summarise
+from measure import awake, cell, measure, ours, summarise
 from peers import PEERS
 from programs import Failure, bound_to, run
 
@@ -96,10 +96,10 @@ def our_cells(options):
 def peer_cells(options, peers):
     cells = []
     for viewers in options.peer_viewers:
-        cells += [cell("distributary", viewers, hold=hold) for hold in HOLDS]
+        cells += [awake("distributary", viewers, hold=hold) for hold in HOLDS]
         # What trains are worth when the viewers' kernel takes them apart, as most viewers' would.
-        cells += [cell("distributary", viewers, hold="frame", gro=False)]
-        cells += [cell(peer, viewers) for peer in peers]
+        cells += [awake("distributary", viewers, hold="frame", gro=False)]
+        cells += [awake(peer, viewers) for peer in peers]
     return cells
 
 

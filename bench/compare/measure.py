@@ -40,6 +40,11 @@ def cell(who, viewers, **what):
     return made
 
 
+def awake(who, viewers, **what):
+    """A cell beside others', or of which the time to a packet matters: the cores are kept from sleeping."""
+    return cell(who, viewers, awake=True, **what)
+
+
 def ours(cell):
     return cell["who"] == "distributary"
 

@@ -52,6 +52,6 @@ async fn list(views: &Views, headers: &HeaderMap) -> Result<Vec<RoomView>, Failu
     Ok(rooms)
 }
 
-fn fresh(body: impl Serialize) -> Response {
+pub(super) fn fresh(body: impl Serialize) -> Response {
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
 }

@@ -3,7 +3,9 @@
 mod api;
 mod assets;
 pub mod metrics;
+mod recordings;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +13,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 
 use crate::config::Plan;
 use crate::metrics::WorkerMetrics;
@@ -27,6 +29,8 @@ pub struct Views {
     gate: Gate,
     workers: Vec<metrics::Table>,
     started: SystemTime,
+    /// Where recordings are, if any are made.
+    recordings: Option<PathBuf>,
 }
 
 impl Views {
@@ -38,7 +42,8 @@ impl Views {
             Some(_) => "xdp".to_owned(),
         };
         let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
-        Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now() })
+        let recordings = plan.record.as_ref().map(|record| record.folder.clone());
+        Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now(), recordings })
     }
 }
 
@@ -49,6 +54,9 @@ pub fn routes(views: Arc<Views>) -> Router {
         .route("/metrics", get(scrape))
         .route("/api/v1/rooms", get(api::rooms))
         .route("/api/v1/rooms/{room}", get(api::room))
+        .route("/api/v1/recordings", get(recordings::list).post(recordings::start))
+        .route("/api/v1/recordings/{room}", delete(recordings::stop))
+        .route("/api/v1/recordings/{room}/{file}", get(recordings::download))
         .with_state(views)
         .merge(assets::routes())
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordSync, Steer};
+use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFormat, RecordSync, Steer};
 use crate::limits;
 use crate::rtp::config::Codec;
 
@@ -136,9 +136,15 @@ options! {
         "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
         "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";
     record_folder: Option<PathBuf> = None, "record.folder", Some("record-folder"), ANY, "\"/var/lib/distributary/recordings\"",
-        "Folder to record into: each publisher of a matching room becomes a WebM or Matroska file and a JSON-lines file of events. Unset: nothing is recorded.";
+        "Folder to record into: each publisher of a matching room becomes a file and, beside it, a JSON-lines file of events. Unset: nothing is recorded.";
     record_rooms: Vec<String> = vec!["*".into()], "record.rooms", Some("record-room"), ANY, "[\"lesson-*\", \"stage\"]",
-        "Names of rooms to record, where record.folder is set; * stands for any characters.";
+        "Names of rooms to record, where record.folder is set; * stands for any characters. []: those that are asked for by the API or distributary record.";
+    record_format: RecordFormat = RecordFormat::Webm, "record.format", Some("record-format"), ANY, "\"webm\"",
+        "What to record into. webm: WebM, or Matroska with H264. mp4: fragmented MP4, but WebM with VP8. Sound alone becomes Ogg with either.";
+    record_split_minutes: usize = 0, "record.split_minutes", Some("record-split-minutes"), (0, 1_440), "60",
+        "A file is ended at the first key frame after so many minutes, and the next one begins there. 0: never.";
+    record_split_mib: usize = 0, "record.split_mib", Some("record-split-mib"), (0, 1_048_576), "1024",
+        "The same after so many MiB. 0: never.";
     record_sync: RecordSync = RecordSync::End, "record.sync", Some("record-sync"), ANY, "\"end\"",
         "When a recording is forced to the disk. cluster: about once a second, so that a power cut loses no more than a crash of the server does. end: when the file ends.";
     log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",

@@ -109,15 +109,21 @@ fn tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
 /// What is recorded. The folder is made if it is not there.
 fn record(settings: &Settings) -> Result<Option<RecordPlan>, ConfigError> {
     let Some(folder) = &settings.record_folder else { return Ok(None) };
-    if settings.record_rooms.is_empty() {
-        return Err(ConfigError::Empty { key: "record.rooms", wanted: "at least one name or pattern where record.folder is set" });
-    }
     let bad = |reason: String| ConfigError::BadFolder { key: "record.folder", folder: folder.clone(), reason };
     std::fs::create_dir_all(folder).map_err(|error| bad(error.to_string()))?;
     let trial = folder.join(format!(".trial-{}", std::process::id()));
     File::create(&trial).and_then(|_| std::fs::remove_file(&trial)).map_err(|error| bad(error.to_string()))?;
     let rooms = settings.record_rooms.iter().cloned().map(RoomPattern).collect();
-    Ok(Some(RecordPlan { folder: folder.clone(), rooms, sync: settings.record_sync }))
+    let split_after = Some(settings.record_split_minutes as u64).filter(|minutes| *minutes > 0);
+    let split_bytes = Some(settings.record_split_mib as u64).filter(|mib| *mib > 0);
+    Ok(Some(RecordPlan {
+        folder: folder.clone(),
+        rooms,
+        format: settings.record_format,
+        sync: settings.record_sync,
+        split_after: split_after.map(|minutes| Micros::from_secs(minutes * 60)),
+        split_bytes: split_bytes.map(|mib| mib << 20),
+    }))
 }
 
 /// How many workers, and on which cores. The first core is left to the slow path and the kernel's interrupts, which land
@@ -233,8 +239,8 @@ mod tests {
         let recorded = Settings { record_folder: Some("/dev/null/recordings".into()), ..closed() };
         let error = plan(&recorded, false).unwrap_err().to_string();
         assert!(error.starts_with("record.folder = \"/dev/null/recordings\" must be a folder"), "{error}");
-        let nothing = Settings { record_folder: Some(std::env::temp_dir()), record_rooms: vec![], ..closed() };
-        assert!(plan(&nothing, false).unwrap_err().to_string().starts_with("record.rooms = []"));
+        let on_request = Settings { record_folder: Some(std::env::temp_dir()), record_rooms: vec![], ..closed() };
+        assert_eq!(plan(&on_request, false).unwrap().record.map(|record| record.rooms), Some(vec![]));
         let level = Settings { log_level: "a=b=c".into(), ..closed() };
         assert!(plan(&level, false).unwrap_err().to_string().starts_with("log.level = \"a=b=c\""));
     }

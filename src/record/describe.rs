@@ -1,6 +1,6 @@
 //! What a file's track list says of a codec, read from a key frame: the size of the picture and what a decoder needs first.
 
-use super::matroska::TrackEntry;
+use super::container::TrackEntry;
 use crate::rtp::config::Codec;
 use crate::wire::av1::leb128;
 use crate::wire::bits::Bits;

@@ -5,19 +5,11 @@
 //! whole with its size in one write. At the end the places that were kept are filled in: the segment's size, the duration, and where the
 //! cues are. If that does not happen, players count the duration and seek without cues.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use super::container::{FRAGMENT_BYTES, FRAGMENT_MICROS, TrackEntry};
 use crate::rtp::config::Codec;
-
-/// A track of the file, numbered from 1 in the order given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrackEntry {
-    pub codec: Codec,
-    /// What a decoder needs before the first frame; empty if nothing.
-    pub private: Vec<u8>,
-    /// Width and height in pixels, of video.
-    pub size: (u32, u32),
-}
 
 const EBML: u32 = 0x1a45_dfa3;
 const SEGMENT: u32 = 0x1853_8067;
@@ -30,14 +22,10 @@ const VOID: u32 = 0xec;
 /// A place for a SeekHead with one entry, and for a Duration.
 const SEEK_HEAD_BYTES: usize = 5 + 3 + 7 + 11;
 const DURATION_BYTES: usize = 11;
-/// A cluster is ended after so many milliseconds: a crash loses no more, and what waits for a late packet.
-pub const CLUSTER_MILLIS: i64 = 1_000;
-/// And after so many bytes.
-const CLUSTER_BYTES: usize = 4 << 20;
 /// Offsets in a cluster are 16 bits, signed.
 const OFFSET_MAX: i64 = i16::MAX as i64;
 
-/// A file being written. Times are milliseconds since its beginning.
+/// A file being written. Times are microseconds since its beginning; in the file they are milliseconds.
 pub struct Matroska<W> {
     out: W,
     /// Bytes written so far.
@@ -98,19 +86,19 @@ impl<W: Write + Seek> Matroska<W> {
     /// Adds a frame of track `number`. Frames of one track come in order; a few milliseconds between tracks do not matter. True if a
     /// cluster was written because of it.
     pub fn frame(&mut self, number: u8, time: i64, key: bool, data: &[u8]) -> io::Result<bool> {
+        let time = time.max(0) / 1_000;
         let is_cue = key && self.has_video && number == 1;
         let mut written = false;
         if let Some((start, blocks, _)) = &self.cluster {
             let offset = time - start;
-            let full = offset >= CLUSTER_MILLIS
-                || blocks.len() + data.len() > CLUSTER_BYTES
+            let full = offset >= FRAGMENT_MICROS / 1_000
+                || blocks.len() + data.len() > FRAGMENT_BYTES
                 || !(-OFFSET_MAX..OFFSET_MAX).contains(&offset);
             if full || is_cue && offset > 0 {
                 self.flush()?;
                 written = true;
             }
         }
-        let time = time.max(0);
         self.end = self.end.max(time);
         let (start, blocks, _) = self.cluster.get_or_insert_with(|| (time, Vec::new(), is_cue || !self.has_video));
         let offset = (time - *start).clamp(-OFFSET_MAX, OFFSET_MAX) as i16;
@@ -125,7 +113,7 @@ impl<W: Write + Seek> Matroska<W> {
 
     /// Time of the first frame that is not written yet.
     pub fn unwritten_since(&self) -> Option<i64> {
-        self.cluster.as_ref().map(|(start, ..)| *start)
+        self.cluster.as_ref().map(|(start, ..)| *start * 1_000)
     }
 
     /// Writes what there is of the cluster.
@@ -186,6 +174,11 @@ impl<W: Write + Seek> Matroska<W> {
         self.out.write_all(bytes)
     }
 
+    /// How long it is.
+    pub fn duration(&self) -> i64 {
+        self.end * 1_000
+    }
+
     pub fn bytes(&self) -> u64 {
         self.at
     }
@@ -193,6 +186,87 @@ impl<W: Write + Seek> Matroska<W> {
     pub fn out(&self) -> &W {
         &self.out
     }
+}
+
+impl Matroska<File> {
+    /// A file that was cut off, up to its last whole cluster; the rest is gone when it is finished.
+    pub fn reopen(mut out: File) -> io::Result<Matroska<File>> {
+        let wrong = |what| move || io::Error::other(format!("it does not begin as it was written: {what}"));
+        let head = read(&mut out, 0, 1 << 20)?;
+        let mut at = 0;
+        let mut next = |name, what| {
+            let (found, length, header) = open(&head[at..]).filter(|(found, ..)| *found == name).ok_or_else(wrong(what))?;
+            let content = at + header;
+            at = content + if found == SEGMENT { 0 } else { length as usize };
+            head.get(content..at).map(|bytes| (content, bytes)).ok_or_else(wrong(what))
+        };
+        next(EBML, "EBML")?;
+        let segment = next(SEGMENT, "segment")?.0;
+        let first = open(&head[segment..]).map_or(VOID, |(first, ..)| first);
+        next(if first == SEEK_HEAD { SEEK_HEAD } else { VOID }, "seek head")?;
+        let duration_at = next(INFO, "info")?.0 + 7;
+        let tracks = next(TRACKS, "tracks")?.1;
+        // A TrackType of video.
+        let has_video = tracks.windows(3).any(|bytes| bytes == [0x83, 0x81, 1]);
+        let (segment, duration_at) = (segment as u64, duration_at as u64);
+        let mut file = Matroska { out, at: at as u64, segment, duration_at, cluster: None, cues: Vec::new(), has_video, end: 0 };
+        let length = file.out.metadata()?.len();
+        let mut last = None;
+        loop {
+            let start = read(&mut file.out, file.at, 64)?;
+            let Some((CLUSTER, bytes, header)) = open(&start) else { break };
+            let end = file.at + header as u64 + bytes;
+            let Some((0xe7, width, before)) = start.get(header..).and_then(open) else { break };
+            let from = header + before;
+            let Some(time) = start.get(from..from + width as usize) else { break };
+            if end > length {
+                break;
+            }
+            let time = time.iter().fold(0, |time, byte| time << 8 | *byte as i64);
+            let blocks = from + width as usize;
+            let key = start.get(blocks..).and_then(block).is_some_and(|(track, _, key, _)| key && (track == 1 || !has_video));
+            if key {
+                file.cues.push((time, file.at - segment));
+            }
+            last = Some((time, file.at + blocks as u64, end));
+            file.at = end;
+        }
+        if let Some((time, from, to)) = last {
+            let blocks = read(&mut file.out, from, (to - from) as usize)?;
+            let mut rest = blocks.as_slice();
+            while let Some((_, offset, _, after)) = block(rest) {
+                file.end = file.end.max(time + offset as i64);
+                rest = after;
+            }
+        }
+        file.out.set_len(file.at)?;
+        file.out.seek(SeekFrom::Start(file.at))?;
+        Ok(file)
+    }
+}
+
+fn read(file: &mut File, from: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    file.seek(SeekFrom::Start(from))?;
+    file.take(bytes as u64).read_to_end(&mut read)?;
+    Ok(read)
+}
+
+/// An element's ID and size, and how many bytes they take.
+fn open(bytes: &[u8]) -> Option<(u32, u64, usize)> {
+    let name = bytes.first()?.leading_zeros() as usize + 1;
+    let id = bytes.get(..name).filter(|id| id.len() <= 4)?.iter().fold(0, |id, byte| id << 8 | *byte as u32);
+    let width = bytes.get(name)?.leading_zeros() as usize + 1;
+    let size = bytes.get(name..name + width)?.iter().fold(0, |size, byte| size << 8 | *byte as u64);
+    Some((id, size & !(1 << (7 * width)), name + width))
+}
+
+/// A SimpleBlock's track, offset and whether it is a key frame, and what follows it.
+fn block(bytes: &[u8]) -> Option<(u8, i16, bool, &[u8])> {
+    let (0xa3, size, header) = open(bytes)? else { return None };
+    let &[track, high, low, flags, ..] = bytes.get(header..)? else { return None };
+    let rest = bytes.get(header + size as usize..).unwrap_or_default();
+    Some((track & 0x7f, i16::from_be_bytes([high, low]), flags & 0x80 != 0, rest))
 }
 
 fn track_entry(entry: &mut Vec<u8>, track: u64, description: &TrackEntry) {
@@ -291,7 +365,7 @@ mod tests {
         let tracks = [TrackEntry { codec: Codec::Vp8, private: Vec::new(), size: (640, 360) }];
         let mut file = Matroska::new(Cursor::new(Vec::new()), &tracks, 1_700_000_000_000).expect("memory");
         for index in 0..100 {
-            file.frame(1, index * 33, index % 30 == 0, &[index as u8; 50]).expect("memory");
+            file.frame(1, index * 33_000, index % 30 == 0, &[index as u8; 50]).expect("memory");
         }
         file.flush().expect("memory");
         let before = file.out().get_ref().clone();

@@ -1,15 +1,16 @@
 //! Recording: from the tap ([`crate::worker::tap`]) to files that any player opens, without a browser and without transcoding.
 //!
 //! ```text
-//!   worker ──Tapped──► Recorder ── by publisher ──► recording: assemble → depacketize → timeline → matroska ──► file
+//!   worker ──Tapped──► Recorder ── by publisher ──► recording: assemble → depacketize → timeline → container ──► file
 //!   director ──Notice──┘                                                                    └──► events, a JSON object a line
 //! ```
 //!
-//! One publisher session is one WebM file (Matroska with H264), its video and its sound together, in a folder named after its room.
+//! One publisher session is one file, its video and its sound together, in a folder named after its room: WebM (Matroska with H264),
+//! fragmented MP4, or Ogg for sound alone; several, one after the other, where `record.split_…` says so.
 //!
-//! **A crash** loses what was not written: a cluster is written whole when it is a second old, and a lost packet is waited for half a
-//! second, so at most two seconds. What is there plays, without a duration in its head; such files end in `.part.webm` or
-//! `.part.mkv` and are listed at the next start. `record.sync` says whether the same holds when the power fails.
+//! **A crash** loses what was not written: a cluster (fragment, page) is written whole when it is a second old, and a lost packet is waited
+//! for half a second, so at most two seconds. What is there plays; the next start gives such files, which have `.part` in their names, their
+//! length and index ([`complete`]). `record.sync` says whether the same holds when the power fails.
 //!
 //! **A full disk**, or any other error of a file, ends that recording: a log line, `distributary_failed_recordings_total`, an event in
 //! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
@@ -19,15 +20,18 @@
 //! (`behind`) and gaps in the file; no viewer waits for it.
 
 mod assemble;
+mod complete;
+mod container;
 mod depacketize;
 mod describe;
 mod matroska;
+mod mp4;
+mod ogg;
 mod recording;
 mod sidecar;
 mod timeline;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -36,7 +40,9 @@ use crate::metrics::{DropReason, WorkerMetrics};
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
 use crate::worker::tap::{Notice, Office, Tapped};
+pub use complete::{EXTENSIONS, complete_all, lock, unfinished};
 use recording::Recording;
+pub use sidecar::{UNFINISHED, folder_of};
 
 /// Time between two looks at timers.
 pub const TICK: Micros = Micros::from_millis(50);
@@ -111,6 +117,10 @@ impl Recorder {
         match notice {
             Notice::Opened { publisher, owner, room, session, tracks } => {
                 self.by_track.extend(tracks.iter().map(|track| (track.id, publisher)));
+                // Stopped a moment ago, and begun again.
+                if let Some(mut before) = self.recordings.remove(&publisher) {
+                    before.recording.end(now, &self.metrics);
+                }
                 let recording = Recording::new(room, session, &tracks, self.plan.clone(), self.epoch);
                 self.recordings.insert(publisher, Entry { recording, owner, closes: None });
             }
@@ -165,9 +175,4 @@ fn ask(office: &mut Office, owner: WorkerId, wanted: Option<(TrackId, u8)>) {
     if let (Some((track, encoding)), Some(outbox)) = (wanted, office.commands.get_mut(owner.0 as usize)) {
         let _ = outbox.push(Command::KeyFrame { track, encoding });
     }
-}
-
-/// Recordings under a folder that were not ended.
-pub fn unfinished(folder: &Path) -> Vec<PathBuf> {
-    sidecar::unfinished(folder)
 }

@@ -1,7 +1,7 @@
 //! The recording of one publisher: its tracks in one file, as long as their codecs stay what they are.
 //!
 //! A file begins when every track has its first frame (of video: a key frame), or [`BEGIN_WAIT`] after the first of them; a track that
-//! comes later begins another file. Of simulcast encodings the one with the most bytes is recorded, changed at its next key frame.
+//! comes later begins another file, and so does the first key frame after a file is as long or as large as files may get. Of simulcast encodings the one with the most bytes is recorded, changed at its next key frame.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::assemble::{Assembled, Assembler, Frame, PATIENCE, Packet};
+use super::container::{Container, FRAGMENT_MICROS, Kind, TrackEntry};
 use super::describe::describe;
-use super::matroska::{CLUSTER_MILLIS, Matroska, TrackEntry};
 use super::sidecar::{Sidecar, UNFINISHED, folder_of, stamp};
 use super::timeline::{Timeline, offset};
 use crate::config::{RecordPlan, RecordSync};
@@ -61,7 +61,7 @@ enum Output {
         since: Option<Micros>,
     },
     Open {
-        file: Matroska<File>,
+        file: Container,
         sidecar: Sidecar,
         path: PathBuf,
         zero: i64,
@@ -155,14 +155,27 @@ impl Recording {
             self.begin(metrics);
         }
         if let Output::Open { file, zero, .. } = &mut self.output {
-            let idle = file
-                .unwritten_since()
-                .is_some_and(|since| now.0 as i64 - *zero > (since + CLUSTER_MILLIS) * 1_000 + PATIENCE.0 as i64);
+            let idle =
+                file.unwritten_since().is_some_and(|since| now.0 as i64 - *zero > since + FRAGMENT_MICROS + PATIENCE.0 as i64);
             if idle && let Err(error) = file.flush() {
                 self.fail(&error, metrics);
             }
         }
+        if self.full(now.0 as i64)
+            && let Some(track) = self.tracks.iter_mut().find(|track| track.number > 0 && track.codec.kind() == MediaKind::Video)
+            && now.since(track.asked) >= REQUEST_INTERVAL
+        {
+            track.asked = now;
+            wanted.push((track.id, track.chosen));
+        }
         wanted
+    }
+
+    /// The file is as long or as large as files may get.
+    fn full(&self, now: i64) -> bool {
+        let Output::Open { file, zero, .. } = &self.output else { return false };
+        let old = self.plan.split_after.is_some_and(|after| now - *zero >= after.0 as i64);
+        old || self.plan.split_bytes.is_some_and(|bytes| file.bytes() >= bytes)
     }
 
     /// The recorder got fewer packets than there were: its ring was full.
@@ -233,8 +246,11 @@ impl Recording {
         // Frames of one track never go back in time.
         let at = at.max(track.last_at.saturating_add(1_000));
         track.last_at = at;
-        if track.entry.is_none() && frame.key {
-            track.entry = describe(track.codec, &frame.data);
+        // The last one counts: another file may begin with this frame.
+        if frame.key
+            && let Some(entry) = describe(track.codec, &frame.data)
+        {
+            track.entry = Some(entry);
         }
         let (described, number, slot) = (track.entry.is_some(), track.number, track.id.slot);
         if leapt {
@@ -255,7 +271,17 @@ impl Recording {
                 self.close(metrics);
                 self.output = Output::Waiting { frames: VecDeque::from([(index, at, frame)]), since: Some(now) };
             }
-            Output::Open { .. } => self.write(index, at, &frame, metrics),
+            Output::Open { .. } => {
+                // Video is entered at key frames only, sound anywhere; of both, video says where.
+                let enters = frame.key && number == 1;
+                if enters && self.full(at) {
+                    self.close(metrics);
+                    self.output = Output::Waiting { frames: VecDeque::from([(index, at, frame)]), since: Some(now) };
+                    self.begin(metrics);
+                } else {
+                    self.write(index, at, &frame, metrics);
+                }
+            }
         }
     }
 
@@ -292,12 +318,13 @@ impl Recording {
         std::fs::create_dir_all(&folder)?;
         self.parts += 1;
         let name = format!("{}-{}-{}", stamp(unix_millis), self.session, self.parts);
-        let extension = if entries.iter().any(|entry| entry.codec == Codec::H264) { "mkv" } else { "webm" };
-        let path = folder.join(format!("{name}{UNFINISHED}.{extension}"));
+        let kind = Kind::of(self.plan.format, &entries);
+        let path = folder.join(format!("{name}{UNFINISHED}.{}", kind.extension()));
         let mut sidecar = Sidecar::create(&folder.join(format!("{name}.jsonl")))?;
-        let file = Matroska::new(File::create(&path)?, &entries, unix_millis)?;
+        let file = Container::new(kind, File::create(&path)?, &entries, unix_millis)?;
         let tracks: Vec<_> = self.tracks.iter().filter(|track| track.number > 0).map(Track::view).collect();
-        let fields = json!({ "room": self.room, "session": self.session, "part": self.parts, "tracks": tracks });
+        let fields =
+            json!({ "room": self.room, "session": self.session, "part": self.parts, "unix_ms": unix_millis, "tracks": tracks });
         sidecar.write("start", 0, unix_millis, fields);
         tracing::info!(room = self.room, session = self.session, file = %path.display(), "recording begun");
         Ok(Output::Open { file, sidecar, path, zero })
@@ -306,7 +333,7 @@ impl Recording {
     fn write(&mut self, index: usize, at: i64, frame: &Frame, metrics: &WorkerMetrics) {
         let Output::Open { file, zero, .. } = &mut self.output else { return };
         let before = file.bytes();
-        let written = file.frame(self.tracks[index].number, (at - *zero) / 1_000, frame.key, &frame.data);
+        let written = file.frame(self.tracks[index].number, at - *zero, frame.key, &frame.data);
         let synced = written.and_then(|ended| match ended && self.plan.sync == RecordSync::Cluster {
             true => file.out().sync_data(),
             false => Ok(()),

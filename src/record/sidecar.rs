@@ -1,8 +1,8 @@
 //! Beside each recording: what happened while it was made, a JSON object a line, and the names of both files.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -17,6 +17,16 @@ pub struct Sidecar {
 impl Sidecar {
     pub fn create(path: &Path) -> std::io::Result<Sidecar> {
         Ok(Sidecar { file: Some(File::create(path)?) })
+    }
+
+    /// Goes on behind the last line, which may have been cut off.
+    pub fn append(path: &Path) -> std::io::Result<Sidecar> {
+        let torn = std::fs::read(path).is_ok_and(|lines| lines.last().is_some_and(|last| *last != b'\n'));
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        if torn {
+            file.write_all(b"\n")?;
+        }
+        Ok(Sidecar { file: Some(file) })
     }
 
     /// Writes an event. `at`: milliseconds of the recording, `unix_millis`: the wall clock then.
@@ -77,22 +87,6 @@ fn date(days: i64) -> (i64, i64, i64) {
     let day = of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     (year + era * 400 + (month <= 2) as i64, month, day)
-}
-
-/// Recordings under a folder that were not ended: the server was killed, or its host went down. They play up to their last cluster.
-pub fn unfinished(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for room in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        for file in std::fs::read_dir(room.path()).into_iter().flatten().flatten() {
-            let path = file.path();
-            let is_media = path.extension().is_some_and(|extension| extension == "webm" || extension == "mkv");
-            if is_media && path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(UNFINISHED)) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[cfg(test)]

@@ -115,6 +115,12 @@ pub enum Refusal {
         load_max: u64,
     },
     UnknownSession,
+    /// Nothing can be recorded: the server was given no folder.
+    NoRecorder,
+    /// Nobody asked for this room to be recorded, and nobody in it is.
+    NotRecorded {
+        room: String,
+    },
     /// The tag sent is not the session's current one.
     StaleTag {
         current: String,
@@ -132,7 +138,8 @@ impl Refusal {
             Refusal::Offer(error) => error.kind().status(),
             Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
             Refusal::PublisherExists { .. } => 409,
-            Refusal::UnknownSession => 404,
+            Refusal::UnknownSession | Refusal::NotRecorded { .. } => 404,
+            Refusal::NoRecorder => 501,
             Refusal::StaleTag { .. } => 412,
             Refusal::RoomFull { .. }
             | Refusal::ServerFull { .. }
@@ -180,6 +187,8 @@ impl fmt::Display for Refusal {
             Refusal::UnknownSession => {
                 f.write_str("No such session. It has ended, or the URL is not the one the server gave in Location.")
             }
+            Refusal::NoRecorder => f.write_str("This server records nothing: it was started without a folder (record.folder)."),
+            Refusal::NotRecorded { room } => write!(f, "Room {room:?} is not being recorded."),
             Refusal::StaleTag { current } => {
                 write!(f, "If-Match is not the session's current ETag, \"{current}\": ICE has been restarted since.")
             }
@@ -191,12 +200,22 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// What [`Request::Record`] did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    pub room: String,
+    /// Whether somebody publishes who is being recorded now; else whoever comes next is.
+    pub publishing: bool,
+}
+
 /// One room of `GET /api/v1/rooms`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RoomView {
     pub room: String,
     pub publishers: usize,
     pub viewers: usize,
+    /// Whether its publisher is being recorded.
+    pub recording: bool,
     /// Id of the session of the dominant speaker, once somebody has spoken.
     pub speaker: Option<String>,
     pub sessions: Vec<SessionView>,
@@ -349,6 +368,15 @@ pub enum Request {
     Rooms {
         reply: Reply<Vec<RoomView>>,
     },
+    /// Record who publishes in a room, now and later.
+    Record {
+        room: String,
+        reply: Reply<Result<Recorded, Refusal>>,
+    },
+    StopRecording {
+        room: String,
+        reply: Reply<Result<(), Refusal>>,
+    },
 }
 
 /// What the director tells without being asked, for `/readyz` and `/metrics`.
@@ -410,6 +438,14 @@ impl Handle {
 
     pub async fn rooms(&self) -> Result<Vec<RoomView>, Refusal> {
         self.ask(|reply| Request::Rooms { reply }).await.ok_or(Refusal::Busy)
+    }
+
+    pub async fn record(&self, room: String) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::Record { room, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn stop_recording(&self, room: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::StopRecording { room, reply }).await.ok_or(Refusal::Busy)?
     }
 
     /// Whether new sessions are taken: the director has started, is not draining and has not died.

@@ -52,6 +52,9 @@ pub struct VideoGrants {
     /// May read the rooms of `/api/v1`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub room_list: bool,
+    /// May have rooms recorded, and read what was.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub room_record: bool,
 }
 
 /// Why a request is not let through. `Display` is the plain-text body.
@@ -74,6 +77,7 @@ pub enum Denied {
     NoPublish,
     NoSubscribe,
     NoRoomList,
+    NoRoomRecord,
 }
 
 impl Denied {
@@ -91,7 +95,7 @@ impl Denied {
             | NotYet
             | Claim { .. }
             | Claims { .. } => StatusCode::UNAUTHORIZED,
-            NoRoomJoin | NoRoom | OtherRoom { .. } | NoPublish | NoSubscribe | NoRoomList => StatusCode::FORBIDDEN,
+            NoRoomJoin | NoRoom | OtherRoom { .. } | NoPublish | NoSubscribe | NoRoomList | NoRoomRecord => StatusCode::FORBIDDEN,
         }
     }
 
@@ -126,6 +130,7 @@ impl fmt::Display for Denied {
             NoPublish => f.write_str("The token does not allow publishing: video.canPublish is false."),
             NoSubscribe => f.write_str("The token does not allow watching: video.canSubscribe is false."),
             NoRoomList => f.write_str("The token does not allow listing rooms: video.roomList is not true."),
+            NoRoomRecord => f.write_str("The token does not allow recording: video.roomRecord is not true."),
         }
     }
 }
@@ -170,6 +175,18 @@ impl Gate {
     pub fn list(&self, headers: &HeaderMap) -> Result<(), Denied> {
         match self.claims(headers)? {
             Some(claims) if !claims.video.room_list => Err(Denied::NoRoomList),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a request about recordings through. `token`: of the URL (RFC 6750 §2.3), for links.
+    pub fn record(&self, headers: &HeaderMap, token: Option<&str>) -> Result<(), Denied> {
+        let claims = match token {
+            Some(token) => Some(self.verify(token, When::Now)?),
+            None => self.claims(headers)?,
+        };
+        match claims {
+            Some(claims) if !claims.video.room_record => Err(Denied::NoRoomRecord),
             _ => Ok(()),
         }
     }

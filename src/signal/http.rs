@@ -24,6 +24,7 @@ use super::{whep, whip};
 use crate::config::{IceServer, Plan};
 
 pub use failure::Failure;
+pub use resource::check_room_name;
 pub(super) use resource::{endpoint, layer, session};
 pub use server::{Listener, ServeError};
 

@@ -86,6 +86,10 @@ pub enum Command {
     Tap {
         track: TrackId,
     },
+    /// Ends that.
+    Untap {
+        track: TrackId,
+    },
     /// Whoever reads the tap cannot go on without a key frame.
     KeyFrame {
         track: TrackId,

@@ -62,8 +62,10 @@ pub enum Notice {
 
 /// The director's end.
 pub struct Source {
-    /// Rooms whose publishers are tapped.
+    /// Rooms whose publishers are tapped by rule.
     pub rooms: Vec<RoomPattern>,
+    /// Rooms whose publishers are tapped because somebody asked for it.
+    pub requested: BTreeSet<String>,
     pub notices: Sender<Notice>,
     pub wake: Wake,
     /// Sessions that the reader was told of.
@@ -72,11 +74,11 @@ pub struct Source {
 
 impl Source {
     pub fn new(rooms: Vec<RoomPattern>, notices: Sender<Notice>, wake: Wake) -> Source {
-        Source { rooms, notices, wake, open: BTreeSet::new() }
+        Source { rooms, requested: BTreeSet::new(), notices, wake, open: BTreeSet::new() }
     }
 
     pub fn wants(&self, room: &str) -> bool {
-        self.rooms.iter().any(|pattern| pattern.matches(room))
+        self.requested.contains(room) || self.rooms.iter().any(|pattern| pattern.matches(room))
     }
 
     pub fn tell(&self, notice: Notice) {

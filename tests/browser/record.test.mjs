@@ -7,31 +7,32 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, moving, publish, stats, watch } from './browsers.mjs';
-import { OUT, pause, serve, until } from './server.mjs';
+import { BINARY, OUT, pause, serve, until } from './server.mjs';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'distributary-record-'));
-const ARGS = ['--dev', '--record-folder', folder, '--record-room', 'rec-*'];
+/** Each server wants a folder of its own. */
+const args = (format) => ['--dev', '--record-folder', path.join(folder, format), '--record-room', 'rec-*', '--record-format', format];
 
-let server;
+let webmServer;
+let mp4Server;
 let browser;
 before(async () => {
-  server = await serve('record', { args: ARGS });
+  webmServer = await serve('record', { args: args('webm') });
+  mp4Server = await serve('record-mp4', { args: args('mp4') });
   browser = await chromium();
 });
 afterEach(closePages);
 after(async () => {
   await browser?.close();
-  await server?.stop();
+  await webmServer?.stop();
+  await mp4Server?.stop();
   rmSync(folder, { recursive: true, force: true });
 });
 
 /** Files of a room whose names end so. */
 function files(room, end) {
-  try {
-    return readdirSync(path.join(folder, room)).filter((name) => name.endsWith(end)).map((name) => path.join(folder, room, name));
-  } catch {
-    return [];
-  }
+  return readdirSync(folder, { recursive: true })
+    .filter((name) => name.split(path.sep)[1] === room && name.endsWith(end)).map((name) => path.join(folder, name));
 }
 
 /** What ffprobe finds, and that decoding all of it complains of nothing. */
@@ -55,9 +56,13 @@ function probe(file) {
 
 const events = (room) => files(room, '.jsonl').flatMap((file) => readFileSync(file, 'utf8').trim().split('\n').map((line) => JSON.parse(line)));
 
-for (const [codec, name, extension] of [['VP8', 'vp8', 'webm'], ['H264', 'h264', 'mkv'], ['VP9', 'vp9', 'webm'], ['AV1', 'av1', 'webm']]) {
-  test(`${codec}: what is published is in a file that plays`, { timeout: 90_000 }, async () => {
-    const room = `rec-${codec}`;
+for (const [codec, name, extension] of [
+  ['VP8', 'vp8', 'webm'], ['H264', 'h264', 'mkv'], ['VP9', 'vp9', 'webm'], ['AV1', 'av1', 'webm'],
+  ['H264', 'h264', 'mp4'], ['VP9', 'vp9', 'mp4'], ['AV1', 'av1', 'mp4'],
+]) {
+  test(`${codec}: what is published is in a file that plays (${extension})`, { timeout: 90_000 }, async () => {
+    const room = `rec-${codec}-${extension}`;
+    const server = extension === 'mp4' ? mp4Server : webmServer;
     const publisher = await publish(browser, server, room, { codec, width: 320, height: 180, frameRate: 15 });
     const viewer = await watch(browser, server, room);
     await moving(viewer);
@@ -86,13 +91,69 @@ for (const [codec, name, extension] of [['VP8', 'vp8', 'webm'], ['H264', 'h264',
 }
 
 test('rooms that match no pattern are not recorded', { timeout: 60_000 }, async () => {
+  const server = webmServer;
   await publish(browser, server, 'other', { codec: 'VP8', width: 160, height: 90, frameRate: 10 });
   await moving(await watch(browser, server, 'other'));
   await pause(1_000);
-  assert.deepEqual(readdirSync(folder).filter((name) => name === 'other'), []);
+  assert.deepEqual(files('other', ''), []);
 });
 
-test('killed, it leaves a file that plays and lacks two seconds at most, and names it at the next start', { timeout: 90_000 }, async () => {
+test('asked for by the API a room is recorded, listed, and played by Chromium from its link', { timeout: 120_000 }, async () => {
+  const server = webmServer;
+  const api = async (method, rest = '', init = {}) => {
+    const answer = await fetch(`${server.url}/api/v1/recordings${rest}`, { method, ...init });
+    const text = await answer.text();
+    return [answer.status, answer.headers.get('content-type') === 'application/json' ? JSON.parse(text) : text];
+  };
+  const record = (body) => api('POST', '', { body, headers: { 'Content-Type': 'application/json' } });
+  const listed = async () => (await api('GET', '?room=asked%2Ffor'))[1].recordings;
+  assert.deepEqual(await record('{"room":"asked/for"}'), [200, { room: 'asked/for', publishing: false }]);
+  await publish(browser, server, 'asked%2Ffor', { codec: 'VP8', width: 320, height: 180, frameRate: 15 });
+  await moving(await watch(browser, server, 'asked%2Ffor'));
+  await until('it is being recorded', 10_000, async () => (await listed())[0]?.state === 'recording');
+  assert.deepEqual(await record('{"room":"asked/for"}'), [200, { room: 'asked/for', publishing: true }]);
+  const { rooms } = await (await fetch(`${server.url}/api/v1/rooms`)).json();
+  assert.equal(rooms.find(({ room }) => room === 'asked/for')?.recording, true);
+  await pause(4_000);
+  // The command, as an operator would type it.
+  const cli = (...args) => spawnSync(BINARY, ['record', '--server', server.url, ...args], { encoding: 'utf8', timeout: 20_000 });
+  assert.match(cli().stdout, /^recording +\S+ +[\d.]+ s +[\d.]+ MiB .*"asked\/for" \/api\/v1\/recordings\/asked%252ffor\//m);
+  assert.match(cli('--stop', 'asked/for').stdout, /"asked\/for" is recorded no more/);
+  const nothing = cli('--stop', 'asked/for');
+  assert.deepEqual([nothing.status, /404: Room "asked\/for" is not being recorded/.test(nothing.stderr)], [1, true], nothing.stderr);
+  await until('the file has its end', 10_000, async () => (await listed())[0]?.state === 'ended');
+  const [{ url, events_url, seconds, bytes, gaps }, ...more] = await listed();
+  assert.deepEqual([more, gaps], [[], 0]);
+  assert.ok(seconds > 4 && seconds < 30 && bytes > 20_000, `${seconds} s, ${bytes} bytes`);
+  const part = await fetch(`${server.url}${url}`, { headers: { Range: 'bytes=0-3' } });
+  assert.deepEqual([part.status, part.headers.get('content-type'), Buffer.from(await part.arrayBuffer()).toString('hex')], [206, 'video/webm', '1a45dfa3']);
+  assert.match((await api('GET', events_url.slice('/api/v1/recordings'.length)))[1], /"event":"start"/);
+  const page = await browser.newPage();
+  await page.goto(`${server.url}${url}`);
+  const playing = () => page.evaluate(() => {
+    const video = document.querySelector('video');
+    return video && [video.videoWidth, video.duration, video.currentTime, video.error?.message];
+  });
+  await until('it plays', 10_000, async () => (await playing())?.[2] > 1, playing);
+  const [width, duration, , error] = await playing();
+  assert.deepEqual([width, error], [320, undefined]);
+  assert.ok(Math.abs(duration - seconds) < 0.1, `${duration} and ${seconds} s`);
+  await page.screenshot({ path: path.join(OUT, 'record-played.png') });
+  await page.close();
+  // What it answers to mistakes.
+  const refused = [
+    [await record('{"rom":"x"}'), 400, /The body wants to be/],
+    [await record('{"room":""}'), 400, /The room name is empty/],
+    [await api('DELETE', '/nobody'), 404, /is not being recorded/],
+    [await api('GET', '/asked%252ffor/none.webm'), 404, /No such recording/],
+    [await api('GET', '/%2e%2e/passwd.webm'), 404, /No such recording/],
+    [await api('GET', '/asked%252ffor/..%2f..%2f..%2fetc%2fpasswd'), 404, /No such recording/],
+  ];
+  for (const [[status, text], wanted, says] of refused) assert.ok(status === wanted && says.test(text), `${status} ${text}`);
+});
+
+test('killed, it leaves a file that plays and lacks two seconds at most, and is made whole at the next start', { timeout: 90_000 }, async () => {
+  const server = webmServer;
   const room = 'rec-killed';
   await publish(browser, server, room, { codec: 'VP8', width: 320, height: 180, frameRate: 15 });
   await moving(await watch(browser, server, room));
@@ -105,6 +166,10 @@ test('killed, it leaves a file that plays and lacks two seconds at most, and nam
   assert.deepEqual(more, []);
   const { video, audio } = probe(file);
   for (const { times } of [video, audio]) assert.ok(times.at(-1) >= seconds - 2, `${times.at(-1)} of ${seconds} s and what was before`);
-  server = await serve('record-again', { args: ARGS });
+  webmServer = await serve('record-again', { args: args('webm') });
   await until('the log names it', 5_000, () => readFileSync(path.join(OUT, 'record-again.log'), 'utf8').includes(path.basename(file)));
+  await until('it has its name', 5_000, () => files(room, '.webm').length === 1 && files(room, '.part.webm').length === 0);
+  const whole = probe(files(room, '.webm')[0]);
+  assert.deepEqual([whole.video.times, whole.audio.times], [video.times, audio.times]);
+  assert.ok(Math.abs(whole.duration - Math.max(video.times.at(-1), audio.times.at(-1))) < 0.1, `${whole.duration} s`);
 });

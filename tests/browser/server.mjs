@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 
 export const TESTS = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
 export const OUT = path.join(TESTS, 'out');
-const BINARY = process.env.DISTRIBUTARY ?? path.resolve(TESTS, '..', 'target', 'release', 'distributary');
+export const BINARY = process.env.DISTRIBUTARY ?? path.resolve(TESTS, '..', 'target', 'release', 'distributary');
 
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 

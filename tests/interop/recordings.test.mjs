@@ -2,7 +2,7 @@
 // publishes, and ffprobe reads what is there.
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -50,7 +50,7 @@ function began(file) {
   return Date.parse(first.time);
 }
 
-test('fifty recordings killed at random moments: each opens and lacks two seconds at most', { timeout: 180_000 }, async () => {
+test('fifty recordings killed at random moments: each opens, lacks two seconds at most, and is made whole at the next start', { timeout: 180_000 }, async () => {
   const lacks = [];
   for (let round = 0; round < 5; round += 1) {
     const folder = path.join(root, `killed-${round}`);
@@ -77,6 +77,14 @@ test('fifty recordings killed at random moments: each opens and lacks two second
     server = await serve('recordings-again', { args: ['--dev', '--record-folder', folder] });
     const log = () => readFileSync(path.join(OUT, 'recordings-again.log'), 'utf8');
     await until('all are named at the next start', 5_000, () => left.every((file) => log().includes(path.basename(file))), log);
+    await until('all are whole', 10_000, () => files(folder, '.part.webm').length === 0 && files(folder, '.webm').length === 10, log);
+    for (const file of left) {
+      const { video, audio } = ends(file.replace('.part.', '.'));
+      const length = 1_000 * Number(execFileSync('ffprobe', [
+        '-v', 'error', '-show_entries', 'format=duration', '-of', 'csv=p=0', file.replace('.part.', '.'),
+      ]));
+      assert.ok(Math.abs(length - Math.max(video, audio)) < 50, `${file}: ${length} ms, and ${video} and ${audio}`);
+    }
     await server.stop();
   }
   console.log(`lacked at most ${Math.max(...lacks)} ms of ${lacks.length} tracks`);

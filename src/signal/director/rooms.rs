@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 
 use super::{Director, Session, State};
-use crate::limits::{SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
+use crate::limits::{ROOMS_RECORDED_MAX, SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
 use crate::peer::send::Binding;
 use crate::room::shard::{Shard, Subscriber};
 use crate::room::speaker::Speakers;
 use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
 use crate::rtp::level::{STEP, STEPS};
+use crate::signal::api::{Recorded, Refusal};
 use crate::signal::negotiate::{Agreed, Purpose};
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
@@ -154,12 +155,45 @@ impl Director {
         }
     }
 
-    fn close_tap(&mut self, publisher: PeerId) {
-        if let Some(source) = &mut self.tap
-            && source.open.remove(&publisher)
-        {
-            source.tell(Notice::Closed { publisher });
+    fn close_tap(&mut self, publisher: PeerId) -> bool {
+        let Some(source) = self.tap.as_mut().filter(|source| source.open.contains(&publisher)) else { return false };
+        source.open.remove(&publisher);
+        source.tell(Notice::Closed { publisher });
+        true
+    }
+
+    /// Has a room's publisher recorded, whoever comes too, until [`Director::stop_recording`].
+    pub(super) fn start_recording(&mut self, room: String) -> Result<Recorded, Refusal> {
+        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
+        if source.requested.len() >= ROOMS_RECORDED_MAX && !source.requested.contains(&room) {
+            return Err(Refusal::Busy);
         }
+        source.requested.insert(room.clone());
+        let publisher = self.rooms.get(&room).and_then(|room| room.publisher);
+        let session = publisher.and_then(|slot| Some((slot, self.sessions.get(&slot)?)));
+        let joined = session.and_then(|(slot, session)| Some((slot, session.id, session.worker?)));
+        let open = |director: &Director, id| director.tap.as_ref().is_some_and(|source| source.open.contains(&id));
+        if let Some((slot, id, worker)) = joined
+            && !open(self, id)
+        {
+            self.open_tap(slot, worker);
+        }
+        Ok(Recorded { room, publishing: joined.is_some_and(|(_, id, _)| open(self, id)) })
+    }
+
+    /// Ends that, and the recording of who publishes now, by whatever it was begun.
+    pub(super) fn stop_recording(&mut self, room: &str) -> Result<(), Refusal> {
+        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
+        let requested = source.requested.remove(room);
+        let publisher = self.rooms.get(room).and_then(|room| self.sessions.get(&room.publisher?));
+        let session = publisher.map(|session| (session.id, session.worker, session.tracks.clone()));
+        let Some((_, worker, tracks)) = session.filter(|(id, ..)| self.close_tap(*id)) else {
+            return if requested { Ok(()) } else { Err(Refusal::NotRecorded { room: room.to_owned() }) };
+        };
+        if let Some(office) = worker.and_then(|worker| self.workers.get_mut(worker.0 as usize)) {
+            tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
+        }
+        Ok(())
     }
 
     fn own_track(&mut self, id: TrackId, worker: WorkerId) {

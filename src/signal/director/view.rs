@@ -38,6 +38,11 @@ impl Director {
                 room: name.clone(),
                 publishers: room.publisher.is_some() as usize,
                 viewers: room.viewers.len(),
+                recording: self
+                    .tap
+                    .as_ref()
+                    .zip(self.publisher(room))
+                    .is_some_and(|(source, session)| source.open.contains(&session.id)),
                 speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
                 sessions: (room.publisher.iter().chain(&room.viewers))
                     .filter_map(|slot| self.sessions.get(slot))
@@ -49,9 +54,13 @@ impl Director {
         views
     }
 
+    fn publisher(&self, room: &Room) -> Option<&Session> {
+        self.sessions.get(&room.publisher?)
+    }
+
     /// Id of the session that publishes a track.
     fn speaker(&self, room: &Room, track: TrackId) -> Option<String> {
-        let session = self.sessions.get(&room.publisher?).filter(|session| session.tracks.contains(&track))?;
+        let session = self.publisher(room).filter(|session| session.tracks.contains(&track))?;
         Some(session.name.clone())
     }
 

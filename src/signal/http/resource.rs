@@ -156,7 +156,8 @@ async fn patch(services: &Services, path: SessionPath, request: Request) -> Resu
     })
 }
 
-fn check_room_name(room: &str) -> Result<(), Failure> {
+/// 400 with what is wrong with it.
+pub fn check_room_name(room: &str) -> Result<(), Failure> {
     let length = room.chars().count();
     let what = if length == 0 {
         "is empty".to_owned()

@@ -57,6 +57,8 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                     Ok(())
                 }
             }),
+            Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
     }

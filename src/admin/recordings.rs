@@ -1,0 +1,190 @@
+//! `/api/v1/recordings`: what is recorded, what was, and the files. With keys it wants a token with `video.roomRecord`; where only a link
+//! can be given (a player, a download), the token goes into its query, `?access_token=` (RFC 6750 §2.3).
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tower::ServiceExt;
+use tower_http::services::ServeFile;
+
+use super::Views;
+use super::api::fresh;
+use crate::limits::RECORDINGS_LISTED;
+use crate::record::{EXTENSIONS, UNFINISHED, folder_of};
+use crate::signal::api::Recorded;
+use crate::signal::http::{Failure, check_room_name};
+
+/// Of the first and of the last line of a sidecar, at most so many bytes.
+const LINE_BYTES: u64 = 4 * 1024;
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+pub struct Asked {
+    room: Option<String>,
+    access_token: Option<String>,
+}
+
+#[derive(Serialize)]
+struct List {
+    recordings: Vec<Recording>,
+    /// There are more; `?room=` narrows it down.
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct Recording {
+    room: String,
+    /// Id of the publisher's session.
+    session: String,
+    /// `recording`, `ended`, `failed`, or `cut_off`: the server was killed, and has not completed it yet.
+    state: &'static str,
+    began: String,
+    seconds: f64,
+    bytes: u64,
+    /// Losses that retransmission did not repair; none while it is not known.
+    gaps: Option<u64>,
+    /// Where it can be read, and the events beside it.
+    url: String,
+    events_url: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    room: String,
+}
+
+/// The newest first.
+pub async fn list(State(views): State<Arc<Views>>, Query(asked): Query<Asked>, headers: HeaderMap) -> Result<Response, Failure> {
+    views.gate.record(&headers, asked.access_token.as_deref())?;
+    let folder = folder(&views)?;
+    let began = views.started.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+    let list = tokio::task::spawn_blocking(move || listed(&folder, asked.room.as_deref(), began)).await;
+    list.map(fresh).map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Has a room recorded, whoever publishes in it now and later.
+pub async fn start(State(views): State<Arc<Views>>, headers: HeaderMap, body: Bytes) -> Result<Json<Recorded>, Failure> {
+    views.gate.record(&headers, None)?;
+    let Start { room } = serde_json::from_slice(&body)
+        .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("The body wants to be {{\"room\": \"NAME\"}}: {error}.")))?;
+    check_room_name(&room)?;
+    Ok(Json(views.handle.record(room).await?))
+}
+
+/// Ends that, and the recording of who publishes now.
+pub async fn stop(State(views): State<Arc<Views>>, Path(room): Path<String>, headers: HeaderMap) -> Result<StatusCode, Failure> {
+    views.gate.record(&headers, None)?;
+    views.handle.stop_recording(room).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A file, or the part of it that is asked for (RFC 9110 §14).
+pub async fn download(
+    State(views): State<Arc<Views>>,
+    Path((room, name)): Path<(String, String)>,
+    Query(asked): Query<Asked>,
+    request: Request,
+) -> Result<Response, Failure> {
+    views.gate.record(request.headers(), asked.access_token.as_deref())?;
+    let known = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| end == "jsonl" || EXTENSIONS.contains(&end));
+    let plain = |part: &str| !part.starts_with('.') && !part.contains(['/', '\\', '\0']);
+    let path = folder(&views)?.join(&room).join(&name);
+    if !(plain(&room) && plain(&name) && known(&name) && path.is_file()) {
+        return Err(Failure::new(StatusCode::NOT_FOUND, "No such recording. GET /api/v1/recordings lists them."));
+    }
+    let Ok(response) = ServeFile::new(path).oneshot(request).await;
+    Ok(response.into_response())
+}
+
+fn folder(views: &Views) -> Result<PathBuf, Failure> {
+    views.recordings.clone().ok_or_else(|| crate::signal::api::Refusal::NoRecorder.into())
+}
+
+/// What is below the folder, of one room or of all. `began`: when this server did, in milliseconds of Unix time.
+fn listed(folder: &FilePath, room: Option<&str>, began: i64) -> List {
+    let rooms: Vec<PathBuf> = match room {
+        Some(room) => vec![folder.join(folder_of(room))],
+        None => entries(folder).collect(),
+    };
+    let mut files: Vec<PathBuf> = rooms.iter().flat_map(|room| entries(room)).filter(|file| is_media(file)).collect();
+    // Names begin with the time.
+    files.sort_by(|a, b| b.file_name().cmp(&a.file_name()));
+    let more = files.len() > RECORDINGS_LISTED;
+    files.truncate(RECORDINGS_LISTED);
+    List { recordings: files.iter().filter_map(|file| recording(file, began)).collect(), more }
+}
+
+fn entries(folder: &FilePath) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn is_media(file: &FilePath) -> bool {
+    file.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
+}
+
+fn recording(file: &FilePath, began: i64) -> Option<Recording> {
+    let metadata = fs::metadata(file).ok()?;
+    let stem = file.file_stem()?.to_str()?;
+    let (name, part) = stem.strip_suffix(UNFINISHED).map_or((stem, false), |name| (name, true));
+    let sidecar = file.with_file_name(format!("{name}.jsonl"));
+    let (first, last) = events(&sidecar)?;
+    let text = |field: &str| first[field].as_str().unwrap_or_default().to_owned();
+    let state = match last["event"].as_str() {
+        _ if !part => "ended",
+        Some("failed") => "failed",
+        _ if first["unix_ms"].as_i64().is_some_and(|at| at < began) => "cut_off",
+        _ => "recording",
+    };
+    let told = last["at_ms"].as_i64().filter(|_| state != "recording");
+    let written = || {
+        let changed = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis() as i64;
+        Some(changed - first["unix_ms"].as_i64()?)
+    };
+    let url = |file: &FilePath| {
+        let name = |path: Option<&FilePath>| path.and_then(|path| Some(encoded(path.file_name()?.to_str()?))).unwrap_or_default();
+        format!("/api/v1/recordings/{}/{}", name(file.parent()), name(Some(file)))
+    };
+    Some(Recording {
+        room: text("room"),
+        session: text("session"),
+        state,
+        began: text("time"),
+        seconds: told.or_else(written).unwrap_or(0).max(0) as f64 / 1_000.0,
+        bytes: metadata.len(),
+        gaps: last["gaps"].as_u64(),
+        url: url(file),
+        events_url: url(&sidecar),
+    })
+}
+
+/// The `%` of folders' names is a character like others in a URL's path.
+fn encoded(name: &str) -> String {
+    name.replace('%', "%25")
+}
+
+/// The first event of a sidecar, and the last whole one.
+fn events(sidecar: &FilePath) -> Option<(serde_json::Value, serde_json::Value)> {
+    let mut file = File::open(sidecar).ok()?;
+    let mut read = |from: SeekFrom| {
+        let mut bytes = Vec::new();
+        file.seek(from).ok()?;
+        (&file).take(LINE_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let (head, size) = (read(SeekFrom::Start(0))?, fs::metadata(sidecar).ok()?.len());
+    let tail = read(SeekFrom::Start(size.saturating_sub(LINE_BYTES)))?;
+    let first = serde_json::from_str(head.lines().next()?).ok()?;
+    let last = tail.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
+    Some((first, last))
+}
