@@ -76,8 +76,8 @@ pub struct Msid {
 
 /// What was agreed before in the same session, and what is to be sent now.
 pub struct Standing<'a> {
-    /// The m-lines of the last agreement: those the server sends on keep their SSRCs.
-    pub previous: &'a [MediaConfig],
+    /// The SSRCs of the m-lines that the server sends on: they keep them.
+    pub previous: &'a [(Mid, StreamPair)],
     /// Given the m-lines agreed on: what the server sends on each, in their order; none: nothing, for now. Not asked about m-lines
     /// that the client sends on.
     #[allow(clippy::type_complexity)]
@@ -193,11 +193,16 @@ pub fn answer_further(
 }
 
 /// Reads the answer to an offer of the server's ([`offer_to_watch`]), of whose m-lines the client accepts some.
-pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[MediaConfig]) -> Result<Agreed, NegotiateError> {
+pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[(Mid, StreamPair)]) -> Result<Agreed, NegotiateError> {
     let session = offer::parse_lines(answer)?;
     let offer = Offer::read(&session)?;
     let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous)?;
     Ok(agreed)
+}
+
+/// The client's ICE name in a description, to tell whether ICE is restarted.
+pub fn ufrag_of(description: &str) -> Option<String> {
+    description.lines().find_map(|line| Some(line.strip_prefix("a=ice-ufrag:")?.trim().to_owned()))
 }
 
 /// What both sides can do, by a description of the other side: an offer, or the answer to ours.
@@ -206,7 +211,7 @@ fn agree(
     ways: Ways,
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
-    previous: &[MediaConfig],
+    previous: &[(Mid, StreamPair)],
 ) -> Result<(Agreed, Vec<Accepted>, usize), NegotiateError> {
     // RFC 8445 §6.1.1 would have both sides send to default candidates; consent (RFC 7675) needs checks from one of them.
     if offer.ice_lite {
@@ -258,11 +263,11 @@ fn accept(
     ways: Ways,
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
-    previous: &[MediaConfig],
+    previous: &[(Mid, StreamPair)],
     data: bool,
 ) -> Result<Vec<Accepted>, NegotiateError> {
     let mut accepted: Vec<Accepted> = Vec::new();
-    let mut extensions = stream::BundleExtensions::new(offer.extmap_allow_mixed);
+    let mut extensions = stream::BundleExtensions::new(offer.extmap_allow_mixed, ways == Ways::Each);
     // Why an m-line was passed over; told if nothing is left.
     let mut reason = None;
     for (index, media) in offer.media.iter().enumerate() {
@@ -304,7 +309,7 @@ fn accept(
         stream::settle_feedback(&mut accepted, policy);
     }
     for accepted in accepted.iter_mut().filter(|accepted| accepted.config.direction == Direction::SendOnly) {
-        let before = previous.iter().find(|before| before.mid == accepted.config.mid).and_then(|before| before.local_stream);
+        let before = previous.iter().find(|(mid, _)| *mid == accepted.config.mid).map(|(_, stream)| *stream);
         let has_rtx = accepted.config.codecs.iter().any(|codec| codec.rtx.is_some());
         let new = || {
             let media = Ssrc(new_ssrc());
