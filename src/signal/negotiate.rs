@@ -180,7 +180,8 @@ pub fn answer_further(
     policy: &CodecPolicy,
     standing: Standing,
 ) -> Result<Agreed, NegotiateError> {
-    let session = offer::parse_lines(offer)?;
+    let bytes_max = if ways == Ways::Each { limits::SIGNAL_BYTES_MAX } else { limits::SDP_BYTES_MAX };
+    let session = offer::parse_lines(offer, bytes_max)?;
     let offer = Offer::read(&session)?;
     let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous)?;
     let sent = (standing.assign)(&agreed.media, &agreed.sources);
@@ -194,7 +195,7 @@ pub fn answer_further(
 
 /// Reads the answer to an offer of the server's ([`offer_to_watch`]), of whose m-lines the client accepts some.
 pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[(Mid, StreamPair)]) -> Result<Agreed, NegotiateError> {
-    let session = offer::parse_lines(answer)?;
+    let session = offer::parse_lines(answer, limits::SIGNAL_BYTES_MAX)?;
     let offer = Offer::read(&session)?;
     let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous)?;
     Ok(agreed)

@@ -59,6 +59,11 @@ fn director(requests: Receiver<Request>, seen: Seen) {
             }),
             Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::Attend { attend, reply } => {
+                note(format!("{} {} {}", attend.room, attend.identity, attend.permission.can_publish));
+                reply.send(Err(Refusal::RoomFull { room: attend.room, sessions_max: 3 }));
+            }
+            Request::Signal { .. } | Request::Hung { .. } => {}
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
     }
