@@ -188,6 +188,8 @@ pub const SDP_BYTES_MAX: usize = 64 * 1024;
 pub const MEDIA_SECTIONS_MAX: usize = 32;
 /// Candidates read from one offer or fragment; further ones are ignored (an ICE-lite agent does not need them).
 pub const CANDIDATES_MAX: usize = 64;
+/// Bytes of one message of a data channel, in either direction; a client that sends a longer one loses its data channels.
+pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Characters of a room name.
 pub const ROOM_NAME_CHARS_MAX: usize = 128;
 

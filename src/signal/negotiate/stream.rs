@@ -6,7 +6,7 @@ use super::error::NegotiateError;
 use super::offer::{Extmap, Media, OfferedRid};
 use super::write::Accepted;
 use super::{CodecPolicy, Purpose, codec::AgreedCodec};
-use crate::rtp::config::{self, Codec, MediaKind, StreamPair};
+use crate::rtp::config::{self, Codec, Direction, MediaKind, StreamPair};
 use crate::units::Ssrc;
 use crate::wire::extension::ExtensionKind::{self, DependencyDescriptor};
 use crate::wire::extension::ExtensionMap;
@@ -176,9 +176,10 @@ pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
     };
     let by_stream =
         |line: &Accepted| policy.estimates() && line.config.codecs.iter().all(|codec| codec.feedback.ccfb) && sent_once(line);
-    let any_numbered = accepted.iter().any(numbered);
-    let any_by_stream = !any_numbered && accepted.iter().any(by_stream);
-    for line in accepted {
+    let is_sent = |line: &&Accepted| line.config.direction == Direction::SendOnly;
+    let any_numbered = accepted.iter().filter(is_sent).any(numbered);
+    let any_by_stream = !any_numbered && accepted.iter().filter(is_sent).any(by_stream);
+    for line in accepted.iter_mut().filter(|line| is_sent(&&**line)) {
         if line.config.codecs.iter().any(|codec| codec.rtx.is_none() && codec.feedback.nack) {
             line.leave_out(DependencyDescriptor);
         }
