@@ -104,9 +104,9 @@ pub enum Event {
     /// A channel is open, whoever opened it.
     Opened { id: u16, channel: Open },
     /// `payload` is UTF-8 if it is not `binary`.
-    Message { id: u16, binary: bool, payload: Vec<u8> },
+    Message { id: u16, label: Arc<str>, binary: bool, payload: Arc<[u8]> },
     /// The peer closed a channel.
-    ChannelClosed { id: u16, label: String },
+    ChannelClosed { id: u16, label: Arc<str> },
     /// The association is over, and with it all channels.
     Closed { reason: String },
 }
@@ -262,7 +262,7 @@ impl Association {
 
     /// The first open channel with this label.
     pub fn channel(&self, label: &str) -> Option<u16> {
-        self.channels.iter().find(|channel| channel.open.label == label).map(|channel| channel.id)
+        self.channels.iter().find(|channel| *channel.open.label == *label).map(|channel| channel.id)
     }
 
     /// Sends a message. What does not go is counted.
@@ -458,16 +458,16 @@ impl Association {
             PayloadProtocolIdentifier::BinaryEmpty => (true, Vec::new()),
             PayloadProtocolIdentifier::Unknown => return self.metrics.count_drop(DropReason::SctpMalformed),
         };
-        if self.channels.iter().all(|channel| channel.id != id) {
+        let Some(label) = self.channels.iter().find(|channel| channel.id == id).map(|channel| channel.open.label.clone()) else {
             return self.metrics.count_drop(DropReason::DataUnknownChannel);
-        }
+        };
         if !binary && std::str::from_utf8(&payload).is_err() {
             return self.metrics.count_drop(DropReason::SctpMalformed);
         }
         self.acknowledged(id);
         self.metrics.add(Counter::DataReceived, 1);
         self.metrics.add(Counter::DataBytesReceived, payload.len() as u64);
-        self.events.push_back(Event::Message { id, binary, payload });
+        self.events.push_back(Event::Message { id, label, binary, payload: payload.into() });
     }
 
     fn establish(&mut self, id: u16, message: &[u8]) {

@@ -265,7 +265,7 @@ impl Director {
             DtlsRole::Server => Role::Server,
         };
         let publishes = join.purpose == Purpose::Publish;
-        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
+        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes, data: agreed.data });
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
@@ -406,6 +406,8 @@ impl Director {
                     self.end(peer.slot, "the client closed DTLS");
                 }
             }
+            // Neither WHIP nor WHEP has data channels.
+            Notice::DataOpen { .. } | Notice::Data { .. } | Notice::DataChannelClosed { .. } | Notice::DataClosed { .. } => {}
         }
     }
 

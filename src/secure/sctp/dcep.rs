@@ -1,5 +1,7 @@
 //! Messages of the Data Channel Establishment Protocol (RFC 8832).
 
+use std::sync::Arc;
+
 use super::Reliability;
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 
@@ -10,8 +12,8 @@ const UNORDERED: u8 = 0x80;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    pub label: String,
-    pub protocol: String,
+    pub label: Arc<str>,
+    pub protocol: Arc<str>,
     pub ordered: bool,
     pub reliability: Reliability,
 }
@@ -43,8 +45,8 @@ impl Message {
                     _ => return None,
                 };
                 Some(Message::Open(Open {
-                    label: String::from_utf8(label.to_vec()).ok()?,
-                    protocol: String::from_utf8(protocol.to_vec()).ok()?,
+                    label: std::str::from_utf8(label).ok()?.into(),
+                    protocol: std::str::from_utf8(protocol).ok()?.into(),
                     ordered: channel_type & UNORDERED == 0,
                     reliability,
                 }))

@@ -25,7 +25,7 @@ impl Random {
 }
 
 fn channel(label: &str, ordered: bool, reliability: Reliability) -> Open {
-    Open { label: label.into(), protocol: String::new(), ordered, reliability }
+    Open { label: label.into(), protocol: "".into(), ordered, reliability }
 }
 
 fn association(role: Role, now: Micros) -> (Association, Arc<WorkerMetrics>) {
@@ -47,7 +47,7 @@ impl Side {
 
     fn messages(&self, id: u16) -> Vec<&[u8]> {
         let of = |event| match event {
-            &Event::Message { id: on, ref payload, .. } if on == id => Some(payload.as_slice()),
+            &Event::Message { id: on, ref payload, .. } if on == id => Some(&payload[..]),
             _ => None,
         };
         self.events.iter().filter_map(of).collect()
@@ -55,7 +55,7 @@ impl Side {
 
     fn opened(&self, label: &str) -> Option<u16> {
         self.events.iter().find_map(|event| match event {
-            Event::Opened { id, channel } if channel.label == label => Some(*id),
+            Event::Opened { id, channel } if *channel.label == *label => Some(*id),
             _ => None,
         })
     }
@@ -145,7 +145,7 @@ fn channels_of_both_sides_carry_messages_of_all_kinds() {
                 .events
                 .iter()
                 .filter_map(|event| match event {
-                    Event::Message { id: on, binary, payload } if *on == id => Some((*binary, payload.as_slice())),
+                    Event::Message { id: on, binary, payload, .. } if *on == id => Some((*binary, &payload[..])),
                     _ => None,
                 })
                 .collect();
@@ -387,7 +387,7 @@ fn the_forger_is_understood() {
     forger.give(&[open, hello]);
     let events = forger.events();
     assert!(
-        matches!(&events[..], [Event::Opened { id: 0, .. }, Event::Message { id: 0, binary: false, payload }] if payload == b"hello")
+        matches!(&events[..], [Event::Opened { id: 0, .. }, Event::Message { id: 0, binary: false, payload, .. }] if **payload == *b"hello")
     );
     // Not UTF-8, on a channel that nobody opened, of a protocol that nobody knows.
     let chunks = [forger.data(WHOLE, 0, 2, 51, &[0xff]), forger.data(WHOLE, 2, 0, 51, b"x"), forger.data(WHOLE, 0, 3, 99, b"x")];
