@@ -148,6 +148,34 @@ pub const HANDSHAKES_MAX: usize = 4096;
 pub const HANDSHAKES_PER_SOURCE: usize = 1024;
 /// Milliseconds a DTLS handshake may take.
 pub const HANDSHAKE_MILLIS_MAX: u64 = 20_000;
+/// Data channels of one session. Further ones are not acknowledged, and messages on them are dropped (`data_unknown_channel`).
+pub const CHANNELS_PER_PEER: usize = 32;
+/// Bytes of a data channel's label, and of its protocol's name; a channel with longer ones counts as one too many.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
+/// What waits to be sent on one session's data channels. Of an unreliable channel with more bytes the oldest messages are dropped
+/// (`data_full`); if the reliable ones together have more, the receiver is too slow for what it was promised, and loses its channels
+/// (`data_slow_receiver`).
+pub const DATA_WAITING_BYTES: usize = 1 << 20;
+pub const DATA_WAITING_UNRELIABLE_BYTES: usize = 128 * 1024;
+/// What a waiting message is counted for beside its bytes.
+pub const DATA_MESSAGE_COST: usize = 128;
+/// Of what is to be sent, this much at a time is with SCTP, on its way or about to be: bytes, 10 Mb/s at a
+/// round trip of 100 ms, and messages.
+pub const SCTP_SEND_BYTES: usize = 128 * 1024;
+pub const SCTP_SEND_MESSAGES: usize = 512;
+/// What SCTP keeps of a peer's messages until they are whole and in order: the window it is told.
+pub const SCTP_RECEIVE_BYTES: usize = 256 * 1024;
+/// Chunks beyond the first missing one; further ones are dropped (`sctp_flood`). All of their gaps fit one SACK.
+pub const SCTP_TSN_WINDOW: usize = 512;
+/// SCTP streams in each direction. DATA on higher ones is dropped (`sctp_malformed`).
+pub const SCTP_STREAMS: usize = 1024;
+/// Fragments of one message, and bytes that SCTP may keep though they are no part of a message that is coming in. A peer that makes more of
+/// them is no WebRTC client, and loses its channels (`sctp_malformed`).
+pub const SCTP_FRAGMENTS_MAX: usize = 1024;
+pub const SCTP_HELD_UNEXPLAINED: usize = 1024;
+/// DATA chunks from one session in a second; further ones are dropped as by a network (`sctp_flood`).
+pub const SCTP_CHUNKS_PER_SECOND: u64 = 5_000;
+
 /// Milliseconds without an authentic packet of the client after which a session ends (RFC 7675 §5.1).
 pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
@@ -186,5 +214,9 @@ const _: () = assert!(PATH_HISTORY.is_power_of_two());
 const _: () = assert!(PACED_PACKETS + TRACK_CACHE < ARENA_SLOTS && PACED_PER_PEER <= PACED_PACKETS);
 const _: () = assert!(TAP + PACED_PACKETS + RECV_BUFFERS < ARENA_SLOTS / 2);
 const _: () = assert!(WORKERS_MAX <= 64);
+// A gap at every other chunk: four bytes each in a SACK, beside its headers, in one DTLS record.
+const _: () = assert!(SCTP_TSN_WINDOW / 2 * 4 + 28 <= 1163);
+const _: () = assert!(DATA_MESSAGE_BYTES_MAX < SCTP_SEND_BYTES && DATA_MESSAGE_BYTES_MAX < DATA_WAITING_UNRELIABLE_BYTES);
+const _: () = assert!(DATA_MESSAGE_BYTES_MAX < SCTP_RECEIVE_BYTES && DATA_MESSAGE_BYTES_MAX / SCTP_FRAGMENTS_MAX <= 64);
 const _: () = assert!(XDP_RING.is_power_of_two() && XDP_SEND_FRAMES >= SEND_OPS && XDP_SEND_FRAMES >= XDP_RING);
 const _: () = assert!(XDP_SEND_FRAMES + 2 * XDP_RING < ARENA_SLOTS / 2);

@@ -156,8 +156,10 @@ fn announce(plan: &Plan, listener: &Listener, summary: &[String]) {
 
 /// Log lines go to standard error, so that the start lines can be read apart from them.
 fn start_log(log: &LogPlan) -> Result<(), Fatal> {
-    // The DTLS library warns of every extension that it does not know, several times for each client.
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,{}", log.level)).map_err(Fatal::usage)?;
+    // The DTLS library warns of every extension that it does not know, several times for each client; that of SCTP of every
+    // packet that is not to its liking, and those are counted.
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,sctp_proto=off,{}", log.level)).map_err(Fatal::usage)?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match log.format {

@@ -38,6 +38,12 @@ declare! {
         UnknownSource = "unknown_source", "DTLS, RTP or RTCP from an address that no checked candidate pair has";
         DtlsLimit = "dtls_limit", "too many DTLS handshakes in flight, in all or from this source";
         DtlsFailed = "dtls_failed", "DTLS handshake failed or its certificate did not match the fingerprint";
+        SctpMalformed = "sctp_malformed", "SCTP packet that is not well-formed or that no WebRTC client sends (RFC 8831)";
+        SctpFlood = "sctp_flood", "SCTP packet with DATA faster, or further ahead, than a session may send it";
+        DataUnknownChannel = "data_unknown_channel", "message on a data channel that is not open, or one beyond the limit";
+        DataTooLong = "data_too_long", "message longer than the receiver's SDP allows (a=max-message-size)";
+        DataFull = "data_full", "message on an unreliable data channel that waited while newer ones came";
+        DataSlowReceiver = "data_slow_receiver", "receiver that lost its data channels because too much waited on reliable ones";
         BeforeKeys = "before_keys", "RTP or RTCP before the DTLS handshake ended";
         RtpMalformed = "rtp_malformed", "not a well-formed RTP packet (RFC 3550 section 5.1)";
         RtcpMalformed = "rtcp_malformed", "not a well-formed RTCP compound packet";
@@ -113,6 +119,10 @@ declare! {
         RecordingGaps = "recording_gaps", "Places in recordings where packets never came.";
         Recordings = "recordings", "Recorded files begun.";
         RecordingsFailed = "failed_recordings", "Recordings that ended because their file could not be made or written.";
+        DataReceived = "received_data_messages", "Messages received on data channels.";
+        DataBytesReceived = "received_data_bytes", "Bytes of those messages.";
+        DataSent = "sent_data_messages", "Messages sent on data channels, each receiver counted.";
+        DataBytesSent = "sent_data_bytes", "Bytes of those messages.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

@@ -6,6 +6,7 @@
 //! has given the state back.
 
 mod attend;
+mod data;
 mod feeds;
 mod layer;
 mod members;
@@ -24,15 +25,15 @@ use std::sync::mpsc::{Receiver, Sender};
 use rtrb::Consumer;
 use tracing::{info, warn};
 
-use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Purpose, Request, SessionPath};
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
 use crate::config::IceServer;
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
 use crate::metrics::WorkerMetrics;
-use crate::peer::{Growth, Peer};
 use crate::peer::send::CNAME;
+use crate::peer::{Growth, Peer};
 use crate::rtp::config::{Direction, MediaConfig, Mid};
 use crate::rtp::layers::Choice;
 use crate::secure::dtls::{Fingerprint, Role};
@@ -41,8 +42,8 @@ use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
 use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
 use crate::worker::tap;
 use feeds::{Feed, Track};
-pub use rooms::RoomSettings;
 use rooms::Room;
+pub use rooms::RoomSettings;
 
 /// Time between two looks at what has expired, and two updates of the gauges.
 const TICK: Micros = Micros::from_millis(250);
@@ -159,6 +160,8 @@ struct Session {
     wishes: Vec<(u16, Option<Choice>)>,
     stats: PeerStats,
     stats_at: Micros,
+    /// Of what it sent in the last second, what never came.
+    loss_in: f64,
     bitrate_in: u64,
     bitrate_out: u64,
 }
@@ -389,7 +392,7 @@ impl Director {
             DtlsRole::Client => Role::Client,
             DtlsRole::Server => Role::Server,
         };
-        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
+        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes, data: agreed.data });
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
@@ -421,6 +424,7 @@ impl Director {
             wishes: Vec::new(),
             stats: PeerStats::default(),
             stats_at: self.now,
+            loss_in: 0.0,
             bitrate_in: 0,
             bitrate_out: 0,
         };
@@ -511,7 +515,11 @@ impl Director {
     fn find(&self, path: &SessionPath) -> Result<u32, Refusal> {
         let slot = *self.by_secret.get(&path.session).ok_or(Refusal::UnknownSession)?;
         let session = self.sessions.get(&slot).ok_or(Refusal::UnknownSession)?;
-        if session.room == path.room && session.part.purpose() == Some(path.purpose) { Ok(slot) } else { Err(Refusal::UnknownSession) }
+        if session.room == path.room && session.part.purpose() == Some(path.purpose) {
+            Ok(slot)
+        } else {
+            Err(Refusal::UnknownSession)
+        }
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -535,6 +543,13 @@ impl Director {
                     self.end(peer.slot, "the client closed DTLS");
                 }
             }
+            Notice::Data { peer, label, payload, .. } => self.data(peer, &label, &payload),
+            Notice::DataClosed { peer, reason } => {
+                if let Some(session) = self.session(peer) {
+                    warn!(session = session.name, room = session.room, %reason, "data channels ended");
+                }
+            }
+            Notice::DataOpen { .. } | Notice::DataChannelClosed { .. } => {}
         }
     }
 
@@ -560,6 +575,7 @@ impl Director {
                 if let Some(session) = self.session(peer) {
                     session.take_stats(stats, now);
                     self.listen(peer.slot, now);
+                    self.note_quality(peer.slot);
                 }
             }
             Event::Spent(Spent::Peer(peer)) => self.release(peer.id),

@@ -4,7 +4,7 @@
 //! ([`super::transports`]); a WHIP publisher is a member too, one that is told nothing. What is said here is said in LiveKit's
 //! messages, which every client of a room understands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use livekit_protocol as proto;
@@ -92,9 +92,8 @@ pub(super) struct Member {
     /// Who may watch its tracks: none: everybody; else by identity the sids, empty for all.
     pub viewers: Option<BTreeMap<String, BTreeSet<String>>>,
     pub whip: bool,
-    pub quality: (proto::ConnectionQuality, Micros),
-    /// Data that its peer connection is not ready for.
-    pub undelivered: VecDeque<(bool, std::sync::Arc<[u8]>)>,
+    /// What was last told of its connection.
+    pub quality: Option<proto::ConnectionQuality>,
 }
 
 impl Member {
@@ -281,8 +280,7 @@ impl Director {
             wanted: HashMap::new(),
             viewers: None,
             whip: true,
-            quality: (proto::ConnectionQuality::Excellent, Micros::ZERO),
-            undelivered: VecDeque::new(),
+            quality: None,
         };
         self.room_mut(&room).members.insert(identity.clone(), member);
         self.tell_of(&room, &identity);
@@ -322,6 +320,7 @@ impl Director {
             self.tell_room(room, &Message::Update(proto::ParticipantUpdate { participants: vec![info] }));
         }
         self.resubscribe(room);
+        self.tell_qualities(room);
         self.set_stage(room);
         self.tidy_room(room);
     }

@@ -133,8 +133,7 @@ impl Director {
 
     /// Ends empty rooms whose time has come.
     pub(super) fn tidy_rooms(&mut self) {
-        let empty: Vec<String> =
-            self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
+        let empty: Vec<String> = self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
         empty.iter().for_each(|name| self.tidy_room(name));
     }
 

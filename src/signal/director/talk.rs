@@ -117,7 +117,8 @@ impl Director {
         member.publications.retain(|publication| {
             let gone = publication.track.is_some_and(|track| !alive(track));
             // A client that changes a track's codec or its m-line names it as before.
-            let again = gone && sent.iter().any(|(_, source, _)| source.as_ref().is_some_and(|name| publication.cids.contains(name)));
+            let again =
+                gone && sent.iter().any(|(_, source, _)| source.as_ref().is_some_and(|name| publication.cids.contains(name)));
             if gone && !again {
                 unpublished.push(publication.info.sid.clone());
             }
@@ -130,7 +131,8 @@ impl Director {
             }
             let Some(media) = media else { continue };
             let kind = if media.kind == MediaKind::Audio { proto::TrackType::Audio } else { proto::TrackType::Video } as i32;
-            let free = |publication: &Publication| publication.track.is_none_or(|track| !alive(track)) && publication.info.r#type == kind;
+            let free =
+                |publication: &Publication| publication.track.is_none_or(|track| !alive(track)) && publication.info.r#type == kind;
             let named = |publication: &Publication| source.as_ref().is_some_and(|name| publication.cids.contains(name));
             let publications = &member.publications;
             // Some clients' SDP has names of its own: then it is the first that waits.
@@ -220,7 +222,8 @@ impl Director {
                 };
                 let sids: BTreeSet<String> = permission.track_sids.iter().cloned().collect();
                 // No tracks named: none, unless all are meant.
-                (permission.all_tracks || !sids.is_empty()).then(|| (identity, if permission.all_tracks { BTreeSet::new() } else { sids }))
+                (permission.all_tracks || !sids.is_empty())
+                    .then(|| (identity, if permission.all_tracks { BTreeSet::new() } else { sids }))
             });
             named.take(crate::limits::MEMBERS_NAMED_MAX).collect()
         });

@@ -16,6 +16,9 @@ impl Session {
         let rate = |new: u64, old: u64| (new.saturating_sub(old) as u128 * 8_000_000 / elapsed) as u64;
         self.bitrate_in = rate(stats.inbound.octets, self.stats.inbound.octets);
         self.bitrate_out = rate(stats.outbound.octets, self.stats.outbound.octets);
+        let lost = stats.inbound.lost.saturating_sub(self.stats.inbound.lost);
+        let came = stats.inbound.packets.saturating_sub(self.stats.inbound.packets);
+        self.loss_in = lost as f64 / (lost + came).max(1) as f64;
         (self.stats, self.stats_at, self.address) = (stats, now, stats.address.or(self.address));
     }
 }
@@ -111,11 +114,8 @@ impl Director {
         media
             .map(|media| {
                 let sends = media.direction == Direction::SendOnly;
-                let codec = if sends {
-                    self.watched_codec(session, media)
-                } else {
-                    media.codecs.first().map(|codec| codec.codec.name())
-                };
+                let codec =
+                    if sends { self.watched_codec(session, media) } else { media.codecs.first().map(|codec| codec.codec.name()) };
                 TrackView {
                     mid: media.mid.to_string(),
                     kind: kind_name(media.kind),
