@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use distributary::config::{RecordFormat, RecordPlan, RecordSync, RoomPattern};
+use distributary::config::{BEST_LAYER, RecordFiles, RecordFormat, RecordPlan, RecordSync, RecordWish, RoomPattern};
 use distributary::mem::Arena;
 use distributary::metrics::{Counter, WorkerMetrics};
 use distributary::record::{Links, Recorder, complete_all, unfinished};
@@ -40,6 +40,8 @@ impl Folder {
             folder: self.0.clone(),
             rooms: vec![RoomPattern(rooms.to_owned())],
             format: RecordFormat::Webm,
+            files: RecordFiles::Participant,
+            layer: BEST_LAYER.to_owned(),
             sync: RecordSync::End,
             split_after: None,
             split_bytes: None,
@@ -329,9 +331,9 @@ fn record(folder: &Folder, format: RecordFormat, codec: Codec, packets: &[Vec<u8
         format: Format::Any,
         feedback: Feedback::default(),
     };
-    let tracks = vec![TappedTrack { id, codec: codec_config }];
-    let (room, session) = ("room".to_owned(), "session".to_owned());
-    notices.send(Notice::Opened { publisher, owner: WorkerId(0), room, session, tracks }).expect("a recorder");
+    let tracks = vec![TappedTrack { id, codec: codec_config, rids: Default::default() }];
+    let (room, session, wish) = ("room".to_owned(), "session".to_owned(), RecordWish::default());
+    notices.send(Notice::Opened { publisher, owner: WorkerId(0), room, session, tracks, wish }).expect("a recorder");
     let mut arena = Arena::leak(8192);
     let first = rtp::Header::parse(&packets[0]).expect("RTP").timestamp;
     let mut now = Micros::ZERO;
@@ -427,7 +429,7 @@ fn cut_off(name: &str, extension: &str, bytes: &[u8], whole: &[Packet]) {
         if !ended.exists() {
             // Nothing of it was ever whole.
             assert_eq!(most, 0, "{name}, {twelfth}/12");
-            fs::remove_file(path).expect("a file");
+            let _ = fs::remove_file(path);
             continue;
         }
         let (_, read) = probe(&ended);

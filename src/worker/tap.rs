@@ -14,16 +14,17 @@
 //! Packets come as they were received: late ones late, retransmitted ones with their own number (RTX and RED are unwrapped), all
 //! encodings of a simulcast track, each with sequence numbers of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
 
+use arrayvec::ArrayVec;
 use rtrb::Consumer;
 
 use super::mail::{Command, Mail, Outbox, Wake, ring};
-use crate::config::RoomPattern;
+use crate::config::{RecordWish, RoomPattern};
 use crate::io::Waker;
-use crate::limits::{COMMANDS, TAP};
-use crate::rtp::config::CodecConfig;
+use crate::limits::{COMMANDS, QUALITIES_MAX, TAP};
+use crate::rtp::config::{CodecConfig, Rid};
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{PeerId, TrackId, WorkerId};
@@ -38,10 +39,12 @@ pub enum Tapped {
 }
 
 /// A track that is tapped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TappedTrack {
     pub id: TrackId,
     pub codec: CodecConfig,
+    /// The names of its simulcast encodings, by index; empty if they have none.
+    pub rids: ArrayVec<Rid, QUALITIES_MAX>,
 }
 
 /// What the director tells the reader.
@@ -55,7 +58,11 @@ pub enum Notice {
         /// The session's name in logs and in the API.
         session: String,
         tracks: Vec<TappedTrack>,
+        /// What was asked for of this room.
+        wish: RecordWish,
     },
+    /// Nothing is to be kept of a publisher for now, or everything again.
+    Paused { publisher: PeerId, paused: bool },
     /// The session has ended; packets still in the rings may follow.
     Closed { publisher: PeerId },
 }
@@ -65,7 +72,9 @@ pub struct Source {
     /// Rooms whose publishers are tapped by rule.
     pub rooms: Vec<RoomPattern>,
     /// Rooms whose publishers are tapped because somebody asked for it.
-    pub requested: BTreeSet<String>,
+    pub requested: BTreeMap<String, RecordWish>,
+    /// Rooms of which nothing is kept for now.
+    pub paused: BTreeSet<String>,
     pub notices: Sender<Notice>,
     pub wake: Wake,
     /// Sessions that the reader was told of.
@@ -74,11 +83,12 @@ pub struct Source {
 
 impl Source {
     pub fn new(rooms: Vec<RoomPattern>, notices: Sender<Notice>, wake: Wake) -> Source {
-        Source { rooms, requested: BTreeSet::new(), notices, wake, open: BTreeSet::new() }
+        let (requested, paused, open) = Default::default();
+        Source { rooms, requested, paused, notices, wake, open }
     }
 
     pub fn wants(&self, room: &str) -> bool {
-        self.requested.contains(room) || self.rooms.iter().any(|pattern| pattern.matches(room))
+        self.requested.contains_key(room) || self.rooms.iter().any(|pattern| pattern.matches(room))
     }
 
     pub fn tell(&self, notice: Notice) {

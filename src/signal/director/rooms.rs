@@ -5,12 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use arrayvec::ArrayVec;
+
 use super::{Director, Session, State};
-use crate::limits::{ROOMS_RECORDED_MAX, SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
+use crate::config::RecordWish;
+use crate::limits::{QUALITIES_MAX, ROOMS_RECORDED_MAX, SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
 use crate::peer::send::Binding;
 use crate::room::shard::{Shard, Subscriber};
 use crate::room::speaker::Speakers;
-use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
+use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind, Rid};
 use crate::rtp::level::{STEP, STEPS};
 use crate::signal::api::{Recorded, Refusal};
 use crate::signal::negotiate::{Agreed, Purpose};
@@ -46,6 +49,7 @@ pub(super) struct Track {
     kind: MediaKind,
     /// Simulcast encodings that were agreed on; at least one.
     encodings: usize,
+    rids: ArrayVec<Rid, QUALITIES_MAX>,
     pub codec: CodecConfig,
     /// The publisher's worker, once claimed: where the owning shard is.
     owner: Option<WorkerId>,
@@ -68,6 +72,7 @@ impl Director {
                     publisher,
                     kind: media.kind,
                     encodings: media.rids.len().max(media.remote_streams.len()),
+                    rids: media.rids.clone(),
                     codec,
                     owner: None,
                     viewers: [0; WORKERS_MAX],
@@ -145,11 +150,17 @@ impl Director {
         let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) else { return };
         let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| source.wants(&session.room)) else { return };
         let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
-        let tracks: Vec<TappedTrack> = tracks.map(|track| TappedTrack { id: track.id, codec: track.codec }).collect();
+        let tapped = |track: &Track| TappedTrack { id: track.id, codec: track.codec, rids: track.rids.clone() };
+        let tracks: Vec<TappedTrack> = tracks.map(tapped).collect();
         // The reader first: it would not know what packets of unknown tracks are.
         let (room, name) = (session.room.clone(), session.name.clone());
-        source.open.insert(session.id);
-        source.tell(Notice::Opened { publisher: session.id, owner: worker, room, session: name, tracks: tracks.clone() });
+        let (publisher, paused) = (session.id, source.paused.contains(&room));
+        let wish = source.requested.get(&room).cloned().unwrap_or_default();
+        source.open.insert(publisher);
+        source.tell(Notice::Opened { publisher, owner: worker, room, session: name, tracks: tracks.clone(), wish });
+        if paused {
+            source.tell(Notice::Paused { publisher, paused });
+        }
         for track in tracks {
             office.send(Command::Tap { track: track.id });
         }
@@ -163,28 +174,29 @@ impl Director {
     }
 
     /// Has a room's publisher recorded, whoever comes too, until [`Director::stop_recording`].
-    pub(super) fn start_recording(&mut self, room: String) -> Result<Recorded, Refusal> {
+    pub(super) fn start_recording(&mut self, room: String, wish: RecordWish) -> Result<Recorded, Refusal> {
         let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
-        if source.requested.len() >= ROOMS_RECORDED_MAX && !source.requested.contains(&room) {
+        if source.requested.len() >= ROOMS_RECORDED_MAX && !source.requested.contains_key(&room) {
             return Err(Refusal::Busy);
         }
-        source.requested.insert(room.clone());
+        let changed = source.requested.insert(room.clone(), wish.clone()).unwrap_or_default() != wish;
         let publisher = self.rooms.get(&room).and_then(|room| room.publisher);
         let session = publisher.and_then(|slot| Some((slot, self.sessions.get(&slot)?)));
         let joined = session.and_then(|(slot, session)| Some((slot, session.id, session.worker?)));
-        let open = |director: &Director, id| director.tap.as_ref().is_some_and(|source| source.open.contains(&id));
         if let Some((slot, id, worker)) = joined
-            && !open(self, id)
+            && (changed || !self.is_recorded(id))
         {
+            // Whoever is recorded otherwise than is wanted now gets another file.
             self.open_tap(slot, worker);
         }
-        Ok(Recorded { room, publishing: joined.is_some_and(|(_, id, _)| open(self, id)) })
+        Ok(Recorded { room, publishing: joined.is_some_and(|(_, id, _)| self.is_recorded(id)) })
     }
 
     /// Ends that, and the recording of who publishes now, by whatever it was begun.
     pub(super) fn stop_recording(&mut self, room: &str) -> Result<(), Refusal> {
         let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
-        let requested = source.requested.remove(room);
+        let requested = source.requested.remove(room).is_some();
+        source.paused.remove(room);
         let publisher = self.rooms.get(room).and_then(|room| self.sessions.get(&room.publisher?));
         let session = publisher.map(|session| (session.id, session.worker, session.tracks.clone()));
         let Some((_, worker, tracks)) = session.filter(|(id, ..)| self.close_tap(*id)) else {
@@ -194,6 +206,29 @@ impl Director {
             tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
         }
         Ok(())
+    }
+
+    /// Has nothing kept of a recorded room for now, or everything again.
+    pub(super) fn pause_recording(&mut self, room: &str, paused: bool) -> Result<(), Refusal> {
+        let publisher = self.rooms.get(room).and_then(|room| self.sessions.get(&room.publisher?)).map(|session| session.id);
+        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
+        let open = publisher.filter(|publisher| source.open.contains(publisher));
+        if open.is_none() && !source.wants(room) {
+            return Err(Refusal::NotRecorded { room: room.to_owned() });
+        }
+        if paused && source.paused.len() >= ROOMS_RECORDED_MAX {
+            return Err(Refusal::Busy);
+        }
+        let changed = if paused { source.paused.insert(room.to_owned()) } else { source.paused.remove(room) };
+        if let Some(publisher) = open.filter(|_| changed) {
+            source.tell(Notice::Paused { publisher, paused });
+        }
+        Ok(())
+    }
+
+    /// Whether a publisher is being recorded.
+    pub(super) fn is_recorded(&self, publisher: PeerId) -> bool {
+        self.tap.as_ref().is_some_and(|source| source.open.contains(&publisher))
     }
 
     fn own_track(&mut self, id: TrackId, worker: WorkerId) {

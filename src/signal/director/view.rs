@@ -38,11 +38,7 @@ impl Director {
                 room: name.clone(),
                 publishers: room.publisher.is_some() as usize,
                 viewers: room.viewers.len(),
-                recording: self
-                    .tap
-                    .as_ref()
-                    .zip(self.publisher(room))
-                    .is_some_and(|(source, session)| source.open.contains(&session.id)),
+                recording: self.publisher(room).is_some_and(|session| self.is_recorded(session.id)),
                 speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
                 sessions: (room.publisher.iter().chain(&room.viewers))
                     .filter_map(|slot| self.sessions.get(slot))

@@ -58,6 +58,7 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                 }
             }),
             Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::PauseRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
