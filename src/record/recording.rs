@@ -440,6 +440,9 @@ impl Recording {
         let fields =
             json!({ "room": self.room, "session": self.session, "part": self.parts, "unix_ms": unix_millis, "tracks": tracks });
         sidecar.write("start", 0, unix_millis, fields);
+        for track in self.tracks.iter().filter(|track| track.told && track.entry.is_none()) {
+            sidecar.write("undescribed", 0, unix_millis, json!({ "track": track.id.slot, "reason": UNDESCRIBED }));
+        }
         tracing::info!(room = self.room, session = self.session, file = %path.display(), "recording begun");
         Ok(Output::Open { file, sidecar, path, zero, written: zero, late: VecDeque::new(), late_since: None })
     }
