@@ -105,7 +105,7 @@ impl Recorder {
             self.next_tick = now + TICK;
             self.tick(now);
         }
-        self.links.office.commands.iter_mut().for_each(|outbox| outbox.flush());
+        self.links.office.flush();
         if more { now } else { self.next_tick }
     }
 
@@ -158,6 +158,8 @@ impl Recorder {
         let track = match &item {
             Tapped::Media(media) => media.track,
             Tapped::Clock { track, .. } => *track,
+            // A recorder injects nothing.
+            Tapped::KeyFrame { .. } => return,
         };
         let Some(entry) = self.by_track.get(&track).and_then(|publisher| self.recordings.get_mut(publisher)) else { return };
         match item {
@@ -170,6 +172,7 @@ impl Recorder {
             Tapped::Clock { track, encoding, clock } => {
                 entry.recordings.iter_mut().for_each(|recording| recording.clock(track, encoding, clock));
             }
+            Tapped::KeyFrame { .. } => {}
         }
     }
 
