@@ -109,8 +109,8 @@ for (const [codec, name, extension] of [
     }
     await pause((SECONDS * 1_000) / SIZES.length);
     assert.equal(await publisher.evaluate(() => window.client.leave()), 200, 'DELETE of the WHIP session');
-    await until('the file has its end', 10_000, () => files(room, extension).length > 0 && files(room, `.part.${extension}`).length === 0);
-    const recorded = files(room, extension);
+    await until('the file has its end', 10_000, () => files(room, `.${extension}`).length > 0 && files(room, `.part.${extension}`).length === 0);
+    const recorded = files(room, `.${extension}`);
     assert.equal(recorded.length, 1, `${recorded}`);
     const { duration, video, audio } = probe(recorded[0]);
     const decoded = (await stats(viewer)).framesDecoded;
