@@ -124,10 +124,36 @@ pub struct RecordPlan {
     /// Rooms of which every publisher is recorded.
     pub rooms: Vec<RoomPattern>,
     pub format: RecordFormat,
+    pub files: RecordFiles,
+    /// Name of the simulcast encoding to record, or [`BEST_LAYER`].
+    pub layer: String,
     pub sync: RecordSync,
     /// A file is ended at the first key frame after so long, or after so many bytes, and another begun.
     pub split_after: Option<Micros>,
     pub split_bytes: Option<u64>,
+}
+
+/// The simulcast encoding that most flows of.
+pub const BEST_LAYER: &str = "best";
+
+/// What somebody asked for of one room; where nothing is said the [`RecordPlan`] holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordWish {
+    pub format: Option<RecordFormat>,
+    pub files: Option<RecordFiles>,
+    pub layer: Option<String>,
+}
+
+impl RecordPlan {
+    /// The plan for a room of which this was asked.
+    pub fn with(&self, wish: &RecordWish) -> RecordPlan {
+        RecordPlan {
+            format: wish.format.unwrap_or(self.format),
+            files: wish.files.unwrap_or(self.files),
+            layer: wish.layer.clone().unwrap_or_else(|| self.layer.clone()),
+            ..self.clone()
+        }
+    }
 }
 
 /// Names of rooms: `*` stands for any number of any characters, everything else for itself.
@@ -316,6 +342,17 @@ choice! {
         Webm = "webm",
         /// Fragmented MP4; WebM with VP8.
         Mp4 = "mp4",
+    }
+}
+
+choice! {
+    /// What becomes one file.
+    RecordFiles {
+        /// A publisher's video and sound together.
+        #[default]
+        Participant = "participant",
+        /// Each track by itself.
+        Track = "track",
     }
 }
 

@@ -235,10 +235,29 @@ fn record(arguments: RecordArgs) -> Result<(), Fatal> {
             client.stop_recording(&room).map_err(Fatal::failure)?;
             println!("{room:?} is recorded no more.");
         }
-        Some(room) => match client.record(&room).map_err(Fatal::failure)?["publishing"].as_bool() {
-            Some(true) => println!("{room:?} is being recorded. Stop it with: distributary record --stop {room:?}"),
-            _ => println!("{room:?} will be recorded when somebody publishes. Stop that with: distributary record --stop {room:?}"),
-        },
+        Some(room) if arguments.pause || arguments.resume => {
+            client.pause_recording(&room, arguments.pause).map_err(Fatal::failure)?;
+            match arguments.pause {
+                true => println!("{room:?} pauses. Go on with: distributary record --resume {room:?}"),
+                false => println!("{room:?} is being recorded again."),
+            }
+        }
+        Some(room) => {
+            let mut wish = serde_json::json!({ "room": room });
+            for (field, value) in [("format", arguments.format), ("files", arguments.files), ("layer", arguments.layer)] {
+                if let Some(value) = value {
+                    wish[field] = value.into();
+                }
+            }
+            match client.record(&wish).map_err(Fatal::failure)?["publishing"].as_bool() {
+                Some(true) => println!("{room:?} is being recorded. Stop it with: distributary record --stop {room:?}"),
+                _ => {
+                    println!(
+                        "{room:?} will be recorded when somebody publishes. Stop that with: distributary record --stop {room:?}"
+                    )
+                }
+            }
+        }
         None => {
             let list = client.recordings().map_err(Fatal::failure)?;
             for recording in list["recordings"].as_array().into_iter().flatten() {

@@ -12,6 +12,7 @@
 //! Where the workers leave a core, all other threads keep to those that are left: a storm of joins must not take time from a worker.
 
 use std::fmt;
+use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{Estimation, IoChoice, Plan, Steer};
+use crate::config::{Estimation, IoChoice, Plan, RecordPlan, RoomPattern, Steer};
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
@@ -129,6 +130,19 @@ pub fn keep_off_workers(plan: &Plan, thread: usize) {
 
 /// Starts everything but HTTP.
 pub fn start(plan: &Plan) -> Result<Running, StartError> {
+    launch(plan, None).map(|(running, _)| running)
+}
+
+/// The same for a program that reads what is published in some rooms itself, and may publish through the tap: [`tap`]. `wake` is called
+/// when there is something to read. A tap has one reader, so nothing is recorded.
+pub fn start_tapped(plan: &Plan, rooms: Vec<RoomPattern>, wake: Wake) -> Result<(Running, tap::Reader), StartError> {
+    let plan = Plan { record: None, ..plan.clone() };
+    let (running, reader) = launch(&plan, Some((rooms, wake)))?;
+    Ok((running, reader.expect("what was asked for is given back")))
+}
+
+/// `reader`: who is to read the tap if not the recorder, of which rooms, and what wakes it. It is given back its ends.
+fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Running, Option<tap::Reader>), StartError> {
     let base = Instant::now();
     let sockets = socket::bind(plan.media_bind, plan.workers).map_err(StartError::Io)?;
     let media = sockets.local;
@@ -144,11 +158,13 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let wake_handshakes: Vec<Wake> = handshake_sleepers.iter().map(wake).collect();
     let (mut mails, offices) = mail::connect(&wakers, wake(&director_sleeper), &wake_handshakes);
     let recorder_sleeper = Arc::new(Sleeper::default());
-    let tapped = plan.record.clone().map(|record| {
+    let recorded = plan.record.as_ref().map(|record| (record.rooms.clone(), wake(&recorder_sleeper)));
+    let tapped = reader.or(recorded).map(|(rooms, wake)| {
         let (notices, noticed) = mpsc::channel();
-        let source = tap::Source::new(record.rooms.clone(), notices, wake(&recorder_sleeper));
-        (record, source, noticed, tap::connect(&mut mails, &wakers, &wake(&recorder_sleeper)))
+        let office = tap::connect(&mut mails, &wakers, &wake);
+        (tap::Source::new(rooms, notices, wake), tap::Reader { notices: noticed, office })
     });
+    let (source, mut reader) = tapped.unzip();
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
@@ -167,23 +183,9 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         ice_servers: plan.ice_servers.clone(),
         epoch: epoch(base),
     };
-    let (source, recorder) = match tapped {
-        Some((record, source, notices, office)) => {
-            let lock =
-                record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
-            let unfinished = record::unfinished(&record.folder);
-            for file in &unfinished {
-                summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
-            }
-            summary.push(format!("record  into {}", record.folder.display()));
-            if !unfinished.is_empty() {
-                spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
-            }
-            let table = Arc::<WorkerMetrics>::default();
-            let links = record::Links { notices, office, tables: metrics[..plan.workers].to_vec() };
-            (Some(source), Some((Recorder::new(record, links, table.clone(), epoch(base)), table, lock)))
-        }
-        None => (None, None),
+    let recorder = match plan.record.as_ref().and_then(|record| Some((record, reader.take()?))) {
+        Some((record, reader)) => Some(prepare(record, reader, &metrics[..plan.workers], base, &mut summary)?),
+        None => None,
     };
     let links = director::Links {
         requests,
@@ -286,7 +288,29 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     summary.insert(1, format!("I/O     {backend}"));
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = [director_sleeper, recorder_sleeper].into_iter().chain(handshake_sleepers).collect();
-    Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
+    Ok((Running { handle, metrics, summary, media, stop, wakers, sleepers, threads }, reader))
+}
+
+/// The recorder, its table, and the lock on its folder. What an earlier one left unfinished is completed by a thread of its own.
+fn prepare(
+    record: &RecordPlan,
+    reader: tap::Reader,
+    tables: &[Arc<WorkerMetrics>],
+    base: Instant,
+    summary: &mut Vec<String>,
+) -> Result<(Recorder, Arc<WorkerMetrics>, File), StartError> {
+    let lock = record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
+    let unfinished = record::unfinished(&record.folder);
+    for file in &unfinished {
+        summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
+    }
+    summary.push(format!("record  into {}", record.folder.display()));
+    if !unfinished.is_empty() {
+        spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
+    }
+    let table = Arc::<WorkerMetrics>::default();
+    let links = record::Links { notices: reader.notices, office: reader.office, tables: tables.to_vec() };
+    Ok((Recorder::new(record.clone(), links, table.clone(), epoch(base)), table, lock))
 }
 
 /// Milliseconds of Unix time at `base`.

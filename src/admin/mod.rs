@@ -34,14 +34,17 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
+    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used, and one for the
+    /// recorder if there is one.
     pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
         let label = |index: usize| match index.checked_sub(plan.workers) {
             None => index.to_string(),
             Some(thread) if thread < plan.handshake_threads => format!("handshakes{thread}"),
+            Some(_) if plan.record.is_some() && index + 1 == tables.len() => "recorder".to_owned(),
             Some(_) => "xdp".to_owned(),
         };
-        let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
+        let labels: Vec<String> = (0..tables.len()).map(label).collect();
+        let workers = labels.into_iter().zip(tables).collect();
         let recordings = plan.record.as_ref().map(|record| record.folder.clone());
         Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now(), recordings })
     }
@@ -55,7 +58,7 @@ pub fn routes(views: Arc<Views>) -> Router {
         .route("/api/v1/rooms", get(api::rooms))
         .route("/api/v1/rooms/{room}", get(api::room))
         .route("/api/v1/recordings", get(recordings::list).post(recordings::start))
-        .route("/api/v1/recordings/{room}", delete(recordings::stop))
+        .route("/api/v1/recordings/{room}", delete(recordings::stop).patch(recordings::change))
         .route("/api/v1/recordings/{room}/{file}", get(recordings::download))
         .with_state(views)
         .merge(assets::routes())

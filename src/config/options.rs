@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFormat, RecordSync, Steer};
+use super::{
+    ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFiles, RecordFormat, RecordSync,
+    Steer,
+};
 use crate::limits;
 use crate::rtp::config::Codec;
 
@@ -141,6 +144,10 @@ options! {
         "Names of rooms to record, where record.folder is set; * stands for any characters. []: those that are asked for by the API or distributary record.";
     record_format: RecordFormat = RecordFormat::Webm, "record.format", Some("record-format"), ANY, "\"webm\"",
         "What to record into. webm: WebM, or Matroska with H264. mp4: fragmented MP4, but WebM with VP8. Sound alone becomes Ogg with either.";
+    record_files: RecordFiles = RecordFiles::Participant, "record.files", Some("record-files"), ANY, "\"participant\"",
+        "What becomes a file. participant: a publisher's video and sound together. track: each track by itself.";
+    record_layer: String = "best".into(), "record.layer", Some("record-layer"), ANY, "\"best\"",
+        "Which simulcast encoding is recorded: best, the one that most flows of, or the rid of one (\"h\"). Where that one does not flow the best is taken.";
     record_split_minutes: usize = 0, "record.split_minutes", Some("record-split-minutes"), (0, 1_440), "60",
         "A file is ended at the first key frame after so many minutes, and the next one begins there. 0: never.";
     record_split_mib: usize = 0, "record.split_mib", Some("record-split-mib"), (0, 1_048_576), "1024",

@@ -120,6 +120,8 @@ fn record(settings: &Settings) -> Result<Option<RecordPlan>, ConfigError> {
         folder: folder.clone(),
         rooms,
         format: settings.record_format,
+        files: settings.record_files,
+        layer: settings.record_layer.clone(),
         sync: settings.record_sync,
         split_after: split_after.map(|minutes| Micros::from_secs(minutes * 60)),
         split_bytes: split_bytes.map(|mib| mib << 20),

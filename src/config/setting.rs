@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFormat, RecordSync, Steer};
+use super::{
+    ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFiles, RecordFormat, RecordSync,
+    Steer,
+};
 use crate::rtp::config::Codec;
 
 /// Bytes of a secret: HS256 wants a key as long as its hash (RFC 7518 §3.2).
@@ -147,7 +150,7 @@ macro_rules! choice_setting {
         }
     )*};
 }
-choice_setting!(Estimation, HoldChoice, HugePages, IoChoice, LogFormat, RecordFormat, RecordSync, Steer);
+choice_setting!(Estimation, HoldChoice, HugePages, IoChoice, LogFormat, RecordFiles, RecordFormat, RecordSync, Steer);
 
 fn one_of(names: &[&str]) -> String {
     format!("one of {}", names.join(", "))

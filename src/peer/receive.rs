@@ -611,6 +611,24 @@ impl Peer {
         inbound.receive(packet, now, metrics)
     }
 
+    /// Takes an RTP packet in the clear, of a program beside the server.
+    pub fn inject(&mut self, packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Media, DropReason> {
+        let Some(inbound) = self.inbound.as_deref_mut() else { return Err(DropReason::NotPublishing) };
+        self.last_heard = now;
+        inbound.receive(packet, now, metrics)
+    }
+
+    /// A track and its encoding of which a key frame is due to be asked for, of a session that is not a client's.
+    pub fn key_frame_to_inject(&mut self, now: Micros) -> Option<(TrackId, u8)> {
+        let inbound = self.inbound.as_deref_mut().filter(|_| self.keys.is_none() && self.address.is_none())?;
+        let recent = |at: Micros| now.since(at) < KEY_FRAME_REQUEST_MILLIS_MIN * 1_000;
+        let due = |stream: &&mut Stream| stream.key_frame_wanted && !stream.key_frame_requested.is_some_and(recent);
+        let stream = inbound.streams.iter_mut().find(due)?;
+        stream.key_frame_requested = Some(now);
+        inbound.stats.key_frame_requests += 1;
+        Some((inbound.lines.get(stream.media as usize)?.track, stream.layer))
+    }
+
     /// The next lost packet that the last received one brought along, oldest first.
     pub fn recovered(&mut self) -> Option<Media> {
         self.inbound.as_deref_mut()?.recovered.pop_at(0)

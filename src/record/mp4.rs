@@ -13,6 +13,7 @@ use mp4_atom::{
     Trak, Trex, Trun, TrunEntry, Url, Visual, Vmhd, Vp09, VpcC,
 };
 
+use super::complete::nothing_whole;
 use super::container::{FRAGMENT_BYTES, FRAGMENT_MICROS, TrackEntry};
 use crate::rtp::config::Codec;
 
@@ -233,6 +234,9 @@ impl Mp4<File> {
                 file.end = file.end.max((at * 1_000_000 / scale) as i64);
             }
             file.at = end;
+        }
+        if file.at == moov_end {
+            return Err(nothing_whole(length - moov_end));
         }
         file.out.set_len(file.at)?;
         file.out.seek(SeekFrom::Start(file.at))?;

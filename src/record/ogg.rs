@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use ogg::{PacketWriteEndInfo, PacketWriter};
 
+use super::complete::nothing_whole;
 use super::container::{FRAGMENT_MICROS, TrackEntry};
 
 /// One stream a file: any number does.
@@ -136,8 +137,8 @@ pub fn mend(file: &mut File) -> io::Result<i64> {
         samples = page[6..].first_chunk().map_or(0, |granule| i64::from_le_bytes(*granule)).max(samples);
         at = end;
     }
-    if at == 0 {
-        return Err(io::Error::other("it has no pages"));
+    if samples == 0 {
+        return Err(nothing_whole(length - at));
     }
     file.set_len(at)?;
     Ok(samples * 1_000 / 48)

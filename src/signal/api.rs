@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::negotiate::NegotiateError;
 pub use super::negotiate::Purpose;
+use crate::config::RecordWish;
 
 /// How long HTTP waits for the director before it gives up with [`Refusal::Busy`].
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -416,7 +417,14 @@ pub enum Request {
     /// Record who publishes in a room, now and later.
     Record {
         room: String,
+        wish: RecordWish,
         reply: Reply<Result<Recorded, Refusal>>,
+    },
+    /// Keep nothing of a recorded room for now, or everything again.
+    PauseRecording {
+        room: String,
+        paused: bool,
+        reply: Reply<Result<(), Refusal>>,
     },
     StopRecording {
         room: String,
@@ -517,8 +525,12 @@ impl Handle {
         self.ask(|reply| Request::Rooms { reply }).await.ok_or(Refusal::Busy)
     }
 
-    pub async fn record(&self, room: String) -> Result<Recorded, Refusal> {
-        self.ask(|reply| Request::Record { room, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn record(&self, room: String, wish: RecordWish) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::Record { room, wish, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn pause_recording(&self, room: String, paused: bool) -> Result<(), Refusal> {
+        self.ask(|reply| Request::PauseRecording { room, paused, reply }).await.ok_or(Refusal::Busy)?
     }
 
     pub async fn stop_recording(&self, room: String) -> Result<(), Refusal> {

@@ -11,6 +11,7 @@ mod feeds;
 mod layer;
 mod members;
 mod quality;
+mod recording;
 mod rooms;
 mod talk;
 mod transports;
@@ -300,7 +301,8 @@ impl Director {
             }
             Request::Layer { path, wish, reply } => reply.send(self.wish(&path, &wish)),
             Request::Rooms { reply } => reply.send(self.room_views(now)),
-            Request::Record { room, reply } => reply.send(self.start_recording(room)),
+            Request::Record { room, wish, reply } => reply.send(self.start_recording(room, wish)),
+            Request::PauseRecording { room, paused, reply } => reply.send(self.pause_recording(&room, paused)),
             Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
             Request::Attend { attend, reply } => {
                 if reply.abandoned() {

@@ -221,15 +221,9 @@ impl Director {
         }
     }
 
-    /// Whether anything of a room is being recorded.
-    pub(super) fn is_recorded(&self, room: &Room) -> bool {
-        let Some(source) = &self.tap else { return false };
-        room.publishers().filter_map(|slot| self.sessions.get(&slot)).any(|session| source.open.contains(&session.id))
-    }
-
     pub(super) fn room_info(&self, name: &str) -> Option<proto::Room> {
         let room = self.rooms.get(name)?;
-        Some(room.info(name, self.settings.epoch, self.is_recorded(room)))
+        Some(room.info(name, self.settings.epoch, self.records(room)))
     }
 
     /// A WHIP publisher appears among the members, with its tracks.

@@ -40,10 +40,7 @@ impl Director {
                 room: name.clone(),
                 publishers: room.publishers().count(),
                 viewers: room.viewers.len(),
-                recording: self.tap.as_ref().is_some_and(|source| {
-                    let mut publishers = room.publishers().filter_map(|slot| self.sessions.get(&slot));
-                    publishers.any(|session| source.open.contains(&session.id))
-                }),
+                recording: self.records(room),
                 speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
                 sessions: (room.all_sessions().iter())
                     .filter_map(|slot| self.sessions.get(slot))

@@ -58,6 +58,7 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                 }
             }),
             Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::PauseRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::Attend { attend, reply } => {
                 note(format!("{} {} {}", attend.room, attend.identity, attend.permission.can_publish));
