@@ -76,6 +76,8 @@ pub struct Plan {
     pub codecs: Vec<Codec>,
     /// What is recorded; none: nothing is.
     pub record: Option<RecordPlan>,
+    /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
+    pub storage: Option<StoragePlan>,
     pub log: LogPlan,
     /// What the operator should know about the plan, said once at the start.
     pub warnings: Vec<String>,
@@ -110,6 +112,7 @@ impl Default for Plan {
             load_max: 100,
             codecs: ALL_CODECS.to_vec(),
             record: None,
+            storage: None,
             log: LogPlan::default(),
             warnings: Vec::new(),
         }
@@ -128,6 +131,33 @@ pub struct RecordPlan {
     /// A file is ended at the first key frame after so long, or after so many bytes, and another begun.
     pub split_after: Option<Micros>,
     pub split_bytes: Option<u64>,
+}
+
+/// A bucket of an S3-compatible store, and how recordings get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoragePlan {
+    pub bucket: String,
+    /// `http://` or `https://`; none: AWS's of the region.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// Key id and secret; none: those that the environment has in `AWS_…`, or the role that the machine has.
+    pub credentials: Option<(String, Secret)>,
+    /// Comes before the names of objects: empty, or with a slash at its end.
+    pub prefix: String,
+    /// Whether files stay where they are when the store has confirmed them.
+    pub keep_local: bool,
+    /// Recordings that are uploaded at a time: 1 to [`crate::limits::UPLOADS_MAX`].
+    pub uploads: usize,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Names of rooms: `*` stands for any number of any characters, everything else for itself.

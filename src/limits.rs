@@ -96,6 +96,12 @@ pub const MEDIA_PER_PEER: usize = MEDIA_SECTIONS_MAX;
 pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
 /// Recordings in one answer of the API, the newest.
 pub const RECORDINGS_LISTED: usize = 1_000;
+/// Recordings that are uploaded at a time, and of which it is known at a time that they wait; the folder knows all.
+pub const UPLOADS_MAX: usize = 16;
+pub const UPLOADS_WAITING: usize = 1_024;
+/// Bytes of a part of an upload, of which one object has 10,000 at most: those of larger files are larger.
+pub const UPLOAD_PART_BYTES: u64 = 8 << 20;
+pub const UPLOAD_PARTS_MAX: u64 = 10_000;
 /// Subscriptions of one worker. Further ones are refused (`subscription_limit`).
 pub const SUBSCRIPTIONS: usize = 4 * SESSIONS_MAX;
 /// Retransmissions one RTCP packet may ask for; the rest is ignored and asked again.

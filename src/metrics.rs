@@ -113,6 +113,9 @@ declare! {
         RecordingGaps = "recording_gaps", "Places in recordings where packets never came.";
         Recordings = "recordings", "Recorded files begun.";
         RecordingsFailed = "failed_recordings", "Recordings that ended because their file could not be made or written.";
+        Uploads = "uploaded_recordings", "Recordings that the store has confirmed.";
+        UploadedBytes = "uploaded_bytes", "Bytes of recordings sent to the store and accepted.";
+        UploadsFailed = "failed_uploads", "Tries to upload a recording that failed; each is tried again.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

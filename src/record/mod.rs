@@ -16,6 +16,8 @@
 //! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
 //!
+//! **Uploads** of files that have ended are another thread's ([`store`]), which finds them by looking at the folder.
+//!
 //! **A recorder that falls behind** loses packets at its ring, which are counted (`tap_full`), told in every sidecar of the time
 //! (`behind`) and gaps in the file; no viewer waits for it.
 
@@ -24,11 +26,13 @@ mod complete;
 mod container;
 mod depacketize;
 mod describe;
+pub mod files;
 mod matroska;
 mod mp4;
 mod ogg;
 mod recording;
 mod sidecar;
+pub mod store;
 mod timeline;
 
 use std::collections::HashMap;
