@@ -78,6 +78,7 @@ pub struct Plan {
     pub record: Option<RecordPlan>,
     /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
     pub storage: Option<StoragePlan>,
+    pub webhook: WebhookPlan,
     pub log: LogPlan,
     /// What the operator should know about the plan, said once at the start.
     pub warnings: Vec<String>,
@@ -113,6 +114,7 @@ impl Default for Plan {
             codecs: ALL_CODECS.to_vec(),
             record: None,
             storage: None,
+            webhook: WebhookPlan::default(),
             log: LogPlan::default(),
             warnings: Vec::new(),
         }
@@ -148,6 +150,14 @@ pub struct StoragePlan {
     pub keep_local: bool,
     /// Recordings that are uploaded at a time: 1 to [`crate::limits::UPLOADS_MAX`].
     pub uploads: usize,
+}
+
+/// Whom to tell what happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhookPlan {
+    pub urls: Vec<String>,
+    /// One of the keys: what is told is signed with it.
+    pub api_key: String,
 }
 
 /// A text that is never printed.

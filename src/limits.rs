@@ -158,6 +158,13 @@ pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
+/// Egresses that are known at a time; when all are active, another is refused.
+pub const EGRESSES_MAX: usize = 1_000;
+/// Bytes of a message to one of LiveKit's services; a larger one is refused.
+pub const TWIRP_BYTES_MAX: usize = 256 * 1024;
+/// Addresses that webhooks go to, and events that wait for one of them; further ones are given up (`lost_webhooks`).
+pub const WEBHOOK_ADDRESSES_MAX: usize = 64;
+pub const WEBHOOKS_WAITING: usize = 1_024;
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of an SDP accepted over HTTP; a larger body gets 413.

@@ -168,6 +168,10 @@ options! {
         "Whether files stay in record.folder. false: each is deleted when the store has confirmed that it has all of it, and its events.";
     record_s3_uploads: usize = 2, "record.s3.uploads", None, (1, limits::UPLOADS_MAX as i64), "2",
         "Recordings that are uploaded at a time, in parts of 8 MiB (larger beyond 80 GiB) that are in memory one by one.";
+    webhook_urls: Vec<String> = Vec::new(), "webhook.urls", Some("webhook"), ANY, "[\"https://example.org/livekit\"]",
+        "Addresses that are told of events by POST, as LiveKit's server does: egress_started, egress_updated, egress_ended.";
+    webhook_api_key: Option<String> = None, "webhook.api_key", Some("webhook-api-key"), ANY, "\"my-key\"",
+        "API key of [keys] that webhooks are signed with. Unset: the first one.";
     log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",
         "Log lines for people, or one JSON object each.";
     log_level: String = "info".into(), "log.level", Some("log-level"), ANY, "\"info\"",

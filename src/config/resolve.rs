@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, StoragePlan, TlsFiles};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, StoragePlan, TlsFiles, WebhookPlan};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -68,6 +68,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         estimation: settings.media_bandwidth_estimation,
         spin: Micros(settings.media_spin_us as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
+        webhook: webhook(settings, &keys)?,
         keys,
         ice_servers: settings.ice_servers.clone(),
         sessions_max: settings.limits_sessions,
@@ -184,6 +185,25 @@ fn storage(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Sto
         keep_local: settings.record_s3_keep_local,
         uploads: settings.record_s3_uploads,
     }))
+}
+
+/// Whom to tell what happens.
+fn webhook(settings: &Settings, keys: &Keys) -> Result<WebhookPlan, ConfigError> {
+    let urls = settings.webhook_urls.clone();
+    if urls.len() > limits::WEBHOOK_ADDRESSES_MAX {
+        return Err(ConfigError::BadText { key: "webhook.urls", value: format!("{} addresses", urls.len()), wanted: "fewer" });
+    }
+    if let Some(wrong) = urls.iter().find(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
+        let wanted = "addresses that begin with https:// or http://";
+        return Err(ConfigError::BadText { key: "webhook.urls", value: wrong.clone(), wanted });
+    }
+    match &settings.webhook_api_key {
+        Some(key) if !keys.0.contains_key(key) => {
+            Err(ConfigError::BadText { key: "webhook.api_key", value: key.clone(), wanted: "one of [keys]" })
+        }
+        Some(key) => Ok(WebhookPlan { urls, api_key: key.clone() }),
+        None => Ok(WebhookPlan { urls, api_key: keys.0.keys().next().cloned().unwrap_or_default() }),
+    }
 }
 
 /// How many workers, and on which cores. The first core is left to the slow path and the kernel's interrupts, which land
@@ -324,6 +344,13 @@ mod tests {
             let error = stored(change).unwrap_err();
             assert!(error.contains(told), "{error}");
         }
+        let hooked = |url: &str, key: &str| {
+            let settings = Settings { webhook_urls: vec![url.into()], webhook_api_key: Some(key.into()), ..closed() };
+            plan(&settings, false).map(|plan| plan.webhook.api_key).map_err(|error| error.to_string())
+        };
+        assert_eq!(hooked("https://example.org/", "k").as_deref(), Ok("k"));
+        assert!(hooked("example.org", "k").unwrap_err().contains("webhook.urls = \"example.org\" must be addresses"));
+        assert!(hooked("https://example.org/", "other").unwrap_err().contains("webhook.api_key = \"other\" must be one of [keys]"));
         let unused = Settings { record_s3_prefix: Some("a".into()), ..closed() };
         assert!(plan(&unused, false).unwrap_err().to_string().contains("record.s3.bucket is not"));
         let level = Settings { log_level: "a=b=c".into(), ..closed() };

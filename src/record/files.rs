@@ -57,6 +57,13 @@ fn piece(path: PathBuf) -> Option<Piece> {
     Some(Piece { began: first["unix_ms"].as_i64()?, length: last["at_ms"].as_i64().unwrap_or(0), bytes, state, path })
 }
 
+/// A media file's path without its extension, also while it is being written.
+pub fn stem(media: &Path) -> PathBuf {
+    let whole = media.with_extension("");
+    let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    whole.with_file_name(name.strip_suffix(UNFINISHED).unwrap_or(&name))
+}
+
 pub fn first_event(sidecar: &Path) -> Option<Value> {
     let mut line = String::new();
     BufReader::new(File::open(sidecar).ok()?.take(LINE_BYTES)).read_line(&mut line).ok()?;

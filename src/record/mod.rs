@@ -38,6 +38,7 @@ mod timeline;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::RecordPlan;
 use crate::metrics::{DropReason, WorkerMetrics};
@@ -47,6 +48,12 @@ use crate::worker::tap::{Notice, Office, Tapped};
 pub use complete::{EXTENSIONS, complete_all, lock, unfinished};
 use recording::Recording;
 pub use sidecar::{UNFINISHED, folder_of};
+
+/// The time, safe in a file's name.
+pub fn time_of_now() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    sidecar::stamp(now.as_millis() as i64)
+}
 
 /// Time between two looks at timers.
 pub const TICK: Micros = Micros::from_millis(50);

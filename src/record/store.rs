@@ -83,8 +83,7 @@ impl Storage {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start the uploads: {error}"))?;
         let store = open(&plan).map_err(|error| format!("record.s3 cannot be used: {error}"))?;
-        let host = plan.endpoint.clone().unwrap_or_else(|| "s3:/".to_owned());
-        let address = format!("{host}/{}", plan.bucket);
+        let address = address(&plan);
         let folder = Folder::new(folder);
         folder.sweep();
         Ok(Storage {
@@ -189,7 +188,8 @@ impl Storage {
             self.paused = Some(now + backoff(self.failures));
         }
         let reason = failure.told(&self.plan, &self.address);
-        let journal = Journal { error: Some(reason.clone()), ..Journal::load(&path).unwrap_or_default() };
+        let mut journal = Journal { error: Some(reason.clone()), ..Journal::load(&path).unwrap_or_default() };
+        journal.stalled += u32::from(failure.is_answer());
         journal.save(&path);
         let known = self.told.as_ref().is_some_and(|(told, at)| *told == reason && now.duration_since(*at) < TELL_AGAIN);
         if !known {
@@ -198,6 +198,12 @@ impl Storage {
             self.told = Some((reason, now));
         }
     }
+}
+
+/// The bucket's URL.
+pub fn address(plan: &StoragePlan) -> String {
+    let host = plan.endpoint.clone().unwrap_or_else(|| "s3:/".to_owned());
+    format!("{host}/{}", plan.bucket)
 }
 
 /// The n-th time to wait, from 1 on.

@@ -394,6 +394,9 @@ pub struct Gauges {
     pub joins: AtomicU64,
     /// Joins refused by the director since the start.
     pub refusals: AtomicU64,
+    /// Webhooks that were taken, and that were given up.
+    pub webhooks_sent: AtomicU64,
+    pub webhooks_lost: AtomicU64,
 }
 
 /// The services' end of the director's queue.

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod director;
 pub mod handshakes;
 pub mod http;
+pub mod livekit;
 pub mod negotiate;
 mod whep;
 mod whip;

@@ -226,3 +226,45 @@ test('wrong credentials are told apart, and no file goes', { timeout: 60_000 }, 
   }
   assert.deepEqual(await s3.ask('/objects?bucket=refused'), []);
 });
+
+test('an egress says what its file is called in the store', { timeout: 60_000 }, async () => {
+  await s3.ask('/bucket?name=named');
+  const folder = await storing('storage-named', 'named', { keep_local: false });
+  const call = async (method, body) => {
+    const response = await fetch(`${server.url}/twirp/livekit.Egress/${method}`, {
+      method: 'POST', body: JSON.stringify(body), headers: { 'content-type': 'application/json' },
+    });
+    const answer = await response.json();
+    assert.equal(response.status, 200, JSON.stringify(answer));
+    return answer;
+  };
+  const load = start('storage-named-load', LOADGEN, [
+    'run', '--url', server.url, '--server-pid', server.child.pid, '--room', 'named', '--viewers', 1, '--sample', 1, '--seconds', 8, '--settle', 0,
+    '--bitrate', 400_000,
+  ]);
+  let publisher;
+  await until('somebody publishes', 10_000, async () => {
+    publisher = (await server.room('named'))?.sessions.find(({ purpose, state }) => purpose === 'publish' && state === 'connected');
+    return publisher;
+  });
+  const { egressId } = await call('StartParticipantEgress', {
+    roomName: 'named', identity: publisher.id, fileOutputs: [{ filepath: 'shows/{room_name}.webm' }],
+  });
+  await load.result();
+  let info;
+  await until('the egress is complete', 15_000, async () => {
+    [info] = (await call('ListEgress', { egressId })).items;
+    return info.status === 'EGRESS_COMPLETE';
+  }, () => JSON.stringify(info));
+  const [{ filename, location, size }] = info.fileResults;
+  const end = /\.\w+$/.exec(filename)[0];
+  assert.deepEqual([filename, location], [`of/tests/shows/named${end}`, `${s3.endpoint}/named/of/tests/shows/named${end}`]);
+  let there;
+  await until('it is there', 15_000, async () => {
+    there = await s3.ask('/objects?bucket=named');
+    return there.length === 2;
+  }, () => log('storage-named'));
+  assert.deepEqual(there.map(({ key }) => key).sort(), ['of/tests/shows/named.jsonl', filename].sort());
+  assert.equal(there.find(({ key }) => key === filename).bytes, Number(size));
+  await until('it is deleted here', 5_000, () => readdirSync(path.join(folder, 'named')).length === 0, () => `${readdirSync(path.join(folder, 'named'))}`);
+});

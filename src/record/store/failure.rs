@@ -44,6 +44,11 @@ impl Failure {
         !matches!(self, Failure::Local(_))
     }
 
+    /// Whether the store was reached, and answered that it has failed.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Failure::Store(error) if error.to_string().contains("Server returned"))
+    }
+
     /// What happened, and what can be done. `address`: of the bucket.
     pub fn told(&self, plan: &StoragePlan, address: &str) -> String {
         match self {

@@ -19,12 +19,18 @@ pub const CONFIRMED: &str = ".uploaded";
 pub struct Journal {
     /// The bucket's address.
     pub store: String,
+    /// What the object is to be called, below the prefix, if not as its file is below the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub media: Object,
     /// The events.
     pub events: Object,
     /// Why the last try failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Tries in a row that the store has answered with a failure.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stalled: u32,
     /// Whether both files stay when they are confirmed.
     pub keep_local: bool,
 }
@@ -72,6 +78,16 @@ impl Journal {
         read(CONFIRMED).or_else(|| read(UNDER_WAY))
     }
 
+    /// Has a recording called otherwise in the store; it must not be there yet. `stem`: the media file's path without its extension.
+    pub fn name(stem: &Path, name: String) {
+        // The extension is replaced.
+        let media = stem.with_file_name(format!("{}.media", stem.file_name().unwrap_or_default().to_string_lossy()));
+        let journal = Journal::load(&media).unwrap_or_default();
+        if journal.name.is_none() && journal.media.key.is_empty() {
+            Journal { name: Some(name), ..journal }.save(&media);
+        }
+    }
+
     pub fn save(&self, media: &Path) {
         if let Err(error) = self.write(media, UNDER_WAY) {
             tracing::debug!(file = %media.display(), %error, "the journal of an upload cannot be written");
@@ -95,8 +111,8 @@ impl Journal {
     pub fn finish_deleting(confirmed: &Path) {
         let journal = fs::read(confirmed).ok().and_then(|text| serde_json::from_slice::<Journal>(&text).ok());
         let Some(journal) = journal.filter(|journal| !journal.keep_local && journal.is_confirmed()) else { return };
-        let media = journal.media.key.rsplit('/').next().map(|name| confirmed.with_file_name(name));
-        if let Some(Err(error)) = media.map(|media| journal.confirm(&media)) {
+        let extension = journal.media.key.rsplit('.').next().unwrap_or_default();
+        if let Err(error) = journal.confirm(&confirmed.with_extension(extension)) {
             tracing::warn!(file = %confirmed.display(), %error, "a recording that was uploaded cannot be deleted");
         }
     }
@@ -125,6 +141,10 @@ impl Journal {
         fs::write(&draft, serde_json::to_vec(self)?)?;
         fs::rename(draft, path)
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What lies beside a media file.

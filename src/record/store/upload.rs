@@ -15,6 +15,9 @@ use super::journal::{Journal, Object};
 use crate::config::StoragePlan;
 use crate::metrics::{Counter, WorkerMetrics};
 
+/// After so many failures in a row that the store answered with, an upload begins anew.
+const STALLED_MAX: u32 = 4;
+
 pub struct Upload {
     media: PathBuf,
     plan: Arc<StoragePlan>,
@@ -32,8 +35,12 @@ enum Part {
 impl Upload {
     /// `address`: of the bucket. Goes on where the journal says; what it says of another bucket is not taken.
     pub fn new(media: PathBuf, plan: Arc<StoragePlan>, store: Arc<AmazonS3>, address: &str, metrics: Arc<WorkerMetrics>) -> Upload {
-        let journal = Journal::load(&media).filter(|journal| journal.store == address).unwrap_or_default();
-        let journal = Journal { store: address.to_owned(), keep_local: plan.keep_local, error: None, ..journal };
+        let known = Journal::load(&media).unwrap_or_default();
+        // Some stores answer that they have failed where they have given up an upload.
+        let usable = known.store == address && known.stalled < STALLED_MAX;
+        let (name, keep_local) = (known.name.clone(), plan.keep_local);
+        let journal = if usable { known } else { Journal::default() };
+        let journal = Journal { store: address.to_owned(), name, keep_local, error: None, ..journal };
         Upload { media, plan, store, journal, metrics }
     }
 
@@ -103,6 +110,7 @@ impl Upload {
             let index = self.object(part).parts.len();
             let sent = self.store.put_part(key, &id, index, read(file, from, length)?).await?;
             self.object(part).parts.push(sent.content_id);
+            self.journal.stalled = 0;
             self.journal.save(&self.media);
             self.metrics.add(Counter::UploadedBytes, length as u64);
         }
@@ -142,8 +150,12 @@ impl Upload {
         }
     }
 
-    /// `PREFIX/ROOM/FILE`, the room as its folder is called.
+    /// `PREFIX/ROOM/FILE`, the room as its folder is called, or what was asked for.
     fn name(&self, path: &Path) -> String {
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if let Some((stem, _)) = self.journal.name.as_ref().and_then(|name| name.rsplit_once('.')) {
+            return format!("{}{stem}.{extension}", self.plan.prefix);
+        }
         let name = |path: Option<&Path>| path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let (room, file) = (name(path.parent()).unwrap_or_default(), name(Some(path)).unwrap_or_default());
         format!("{}{room}/{file}", self.plan.prefix)

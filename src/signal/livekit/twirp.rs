@@ -105,7 +105,7 @@ impl From<Refusal> for Fault {
         let code = match refusal.status() {
             404 => Code::NotFound,
             409 => Code::AlreadyExists,
-            400..500 => Code::InvalidArgument,
+            400..=499 => Code::InvalidArgument,
             501 => Code::Unimplemented,
             503 => Code::Unavailable,
             _ => Code::Internal,
@@ -137,7 +137,10 @@ pub struct Call {
 impl Call {
     async fn of(request: Request) -> Result<Call, Fault> {
         if request.method() != Method::POST {
-            return Err(Fault::new(Code::BadRoute, format!("{} is not allowed here: methods are called by POST.", request.method())));
+            return Err(Fault::new(
+                Code::BadRoute,
+                format!("{} is not allowed here: methods are called by POST.", request.method()),
+            ));
         }
         let (parts, body) = request.into_parts();
         let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -149,9 +152,9 @@ impl Call {
                 return Err(Fault::new(Code::BadRoute, format!("{wanted}, not {kind:?}.")));
             }
         };
-        let body = to_bytes(body, TWIRP_BYTES_MAX)
-            .await
-            .map_err(|_| Fault::new(Code::Malformed, format!("The body is longer than {TWIRP_BYTES_MAX} bytes, or was cut off.")))?;
+        let body = to_bytes(body, TWIRP_BYTES_MAX).await.map_err(|_| {
+            Fault::new(Code::Malformed, format!("The body is longer than {TWIRP_BYTES_MAX} bytes, or was cut off."))
+        })?;
         Ok(Call { headers: parts.headers, encoding, body })
     }
 
@@ -172,7 +175,9 @@ impl Call {
 
     pub fn answer<M: Message + Serialize>(&self, message: &M) -> Result<Response, Fault> {
         let (kind, body) = match self.encoding {
-            Encoding::Json => ("application/json", serde_json::to_vec(message).map_err(|error| Fault::new(Code::Internal, error.to_string()))?),
+            Encoding::Json => {
+                ("application/json", serde_json::to_vec(message).map_err(|error| Fault::new(Code::Internal, error.to_string()))?)
+            }
             Encoding::Protobuf => ("application/protobuf", message.encode_to_vec()),
         };
         Ok(([(header::CONTENT_TYPE, kind)], body).into_response())

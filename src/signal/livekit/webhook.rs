@@ -6,6 +6,7 @@
 //! which there is no room in the queue ([`WEBHOOKS_WAITING`]): `distributary_lost_webhooks_total`, and a log line.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,10 +17,10 @@ use serde::Serialize;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
 
-use super::super::api::Gauges;
-use super::super::auth::{sign, to_base64};
 use crate::config::{Keys, WebhookPlan};
 use crate::limits::{WEBHOOK_ADDRESSES_MAX, WEBHOOKS_WAITING};
+use crate::signal::api::Handle;
+use crate::signal::auth::{sign, to_base64};
 
 /// How long an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ struct Inner {
     keys: Keys,
     runtime: Runtime,
     client: reqwest::Client,
-    gauges: Arc<Gauges>,
+    director: Handle,
     queues: Mutex<HashMap<Target, mpsc::Sender<Arc<Event>>>>,
 }
 
@@ -66,8 +67,8 @@ struct Claims<'a> {
 }
 
 impl Webhooks {
-    /// Sends on `runtime`.
-    pub fn new(plan: WebhookPlan, keys: Keys, gauges: Arc<Gauges>, runtime: Runtime) -> reqwest::Result<Webhooks> {
+    /// Sends on `runtime`. `director`: counts.
+    pub fn new(plan: WebhookPlan, keys: Keys, director: Handle, runtime: Runtime) -> reqwest::Result<Webhooks> {
         // Fails only if it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -75,7 +76,7 @@ impl Webhooks {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("distributary/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Webhooks(Arc::new(Inner { plan, keys, runtime, client, gauges, queues: Mutex::default() })))
+        Ok(Webhooks(Arc::new(Inner { plan, keys, runtime, client, director, queues: Mutex::default() })))
     }
 
     /// Whether events signed with this key can be sent.
@@ -121,7 +122,7 @@ impl Inner {
     }
 
     fn lost(&self, target: &Target, event: &Event, reason: &str) {
-        self.gauges.webhooks_lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.director.gauges().webhooks_lost.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(url = target.url, event = event.name, reason, "webhook given up");
     }
 
@@ -129,7 +130,8 @@ impl Inner {
         let secret = self.keys.0.get(&target.key).ok_or("its API key is not known")?;
         let sum = digest::digest(&digest::SHA256, event.body.as_bytes());
         let now = unix_secs();
-        let claims = Claims { iss: &target.key, nbf: now.saturating_sub(5), exp: now + VALID_SECS, sha256: to_base64(sum.as_ref()) };
+        let claims =
+            Claims { iss: &target.key, nbf: now.saturating_sub(5), exp: now + VALID_SECS, sha256: to_base64(sum.as_ref()) };
         let token = sign(&claims, secret).map_err(|error| error.to_string())?;
         let request = self.client.post(&target.url).header(header::CONTENT_TYPE, "application/webhook+json");
         let answer = request.header(header::AUTHORIZATION, token).body(event.body.clone()).send().await;
@@ -153,7 +155,7 @@ async fn deliver(inner: Arc<Inner>, target: Target, mut events: mpsc::Receiver<A
         loop {
             tries += 1;
             let Err(reason) = inner.post(&target, &event).await else {
-                inner.gauges.webhooks_sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                inner.director.gauges().webhooks_sent.fetch_add(1, Ordering::Relaxed);
                 break;
             };
             tracing::debug!(url = target.url, event = event.name, tries, reason, "webhook not taken");
