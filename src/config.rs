@@ -76,6 +76,9 @@ pub struct Plan {
     pub codecs: Vec<Codec>,
     /// What is recorded; none: nothing is.
     pub record: Option<RecordPlan>,
+    /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
+    pub storage: Option<StoragePlan>,
+    pub webhook: WebhookPlan,
     pub log: LogPlan,
     /// What the operator should know about the plan, said once at the start.
     pub warnings: Vec<String>,
@@ -110,6 +113,8 @@ impl Default for Plan {
             load_max: 100,
             codecs: ALL_CODECS.to_vec(),
             record: None,
+            storage: None,
+            webhook: WebhookPlan::default(),
             log: LogPlan::default(),
             warnings: Vec::new(),
         }
@@ -153,6 +158,41 @@ impl RecordPlan {
             layer: wish.layer.clone().unwrap_or_else(|| self.layer.clone()),
             ..self.clone()
         }
+    }
+}
+
+/// A bucket of an S3-compatible store, and how recordings get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoragePlan {
+    pub bucket: String,
+    /// `http://` or `https://`; none: AWS's of the region.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// Key id and secret; none: those that the environment has in `AWS_…`, or the role that the machine has.
+    pub credentials: Option<(String, Secret)>,
+    /// Comes before the names of objects: empty, or with a slash at its end.
+    pub prefix: String,
+    /// Whether files stay where they are when the store has confirmed them.
+    pub keep_local: bool,
+    /// Recordings that are uploaded at a time: 1 to [`crate::limits::UPLOADS_MAX`].
+    pub uploads: usize,
+}
+
+/// Whom to tell what happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhookPlan {
+    pub urls: Vec<String>,
+    /// One of the keys: what is told is signed with it.
+    pub api_key: String,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
     }
 }
 

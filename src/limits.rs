@@ -96,6 +96,12 @@ pub const MEDIA_PER_PEER: usize = 64;
 pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
 /// Recordings in one answer of the API, the newest.
 pub const RECORDINGS_LISTED: usize = 1_000;
+/// Recordings that are uploaded at a time, and of which it is known at a time that they wait; the folder knows all.
+pub const UPLOADS_MAX: usize = 16;
+pub const UPLOADS_WAITING: usize = 1_024;
+/// Bytes of a part of an upload, of which one object has 10,000 at most: those of larger files are larger.
+pub const UPLOAD_PART_BYTES: u64 = 8 << 20;
+pub const UPLOAD_PARTS_MAX: u64 = 10_000;
 /// Subscriptions of one worker. Further ones are refused (`subscription_limit`).
 pub const SUBSCRIPTIONS: usize = 4 * SESSIONS_MAX;
 /// Retransmissions one RTCP packet may ask for; the rest is ignored and asked again.
@@ -181,6 +187,13 @@ pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
+/// Egresses that are known at a time; when all are active, another is refused.
+pub const EGRESSES_MAX: usize = 1_000;
+/// Bytes of a message to one of LiveKit's services; a larger one is refused.
+pub const TWIRP_BYTES_MAX: usize = 256 * 1024;
+/// Addresses that webhooks go to, and events that wait for one of them; further ones are given up (`lost_webhooks`).
+pub const WEBHOOK_ADDRESSES_MAX: usize = 64;
+pub const WEBHOOKS_WAITING: usize = 1_024;
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of an SDP accepted over HTTP; a larger body gets 413. A member's may be as long as its message.

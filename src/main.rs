@@ -13,8 +13,10 @@ use distributary::admin::{self, VERSION, Views};
 use distributary::cli::{Action, Cli, RecordArgs, ServeArgs, TokenArgs};
 use distributary::client::Client;
 use distributary::config::{self, DEV_KEY, LogFormat, LogPlan, Machine, Plan, Sources};
-use distributary::signal::auth::{self, Claims, VideoGrants};
+use distributary::signal::auth::{self, Claims, Gate, VideoGrants};
 use distributary::signal::http::{self, Listener, Services};
+use distributary::signal::livekit::egress::{self, Egress};
+use distributary::signal::livekit::webhook::Webhooks;
 use distributary::{doctor, io::probe, topology};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -91,7 +93,11 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
 
     let services = Services::new(&plan, running.handle.clone());
     let views = Views::new(&plan, running.handle.clone(), running.metrics.clone());
-    let routes = http::finish(http::routes(services).merge(admin::routes(views)));
+    let webhooks = Webhooks::new(plan.webhook.clone(), plan.keys.clone(), running.handle.clone(), runtime.handle().clone());
+    let webhooks = webhooks.map_err(|error| Fatal::failure(format!("cannot send webhooks: {error}")))?;
+    let sources = egress::Sources::new(&plan, running.handle.clone());
+    let egress = Egress::start(Gate::new(&plan.keys, plan.dev), sources, webhooks, runtime.handle());
+    let routes = http::finish(http::routes(services).merge(egress::routes(egress)).merge(admin::routes(views)));
     let stop_http = listener.stopper();
     let served = runtime.block_on(async {
         let asked = async {

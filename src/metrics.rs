@@ -123,6 +123,9 @@ declare! {
         DataBytesReceived = "received_data_bytes", "Bytes of those messages.";
         DataSent = "sent_data_messages", "Messages sent on data channels, each receiver counted.";
         DataBytesSent = "sent_data_bytes", "Bytes of those messages.";
+        Uploads = "uploaded_recordings", "Recordings that the store has confirmed.";
+        UploadedBytes = "uploaded_bytes", "Bytes of recordings sent to the store and accepted.";
+        UploadsFailed = "failed_uploads", "Tries to upload a recording that failed; each is tried again.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

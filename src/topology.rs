@@ -5,6 +5,7 @@
 //!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
 //!   distributary-rec       the recorder, if anything is recorded
+//!   distributary-store     uploads of recordings, if there is a store
 //!   distributary-route     with AF_XDP: ways to clients, floods
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
@@ -28,6 +29,7 @@ use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
 use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
 use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
+use crate::record::store::Storage;
 use crate::record::{self, Recorder};
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
@@ -64,6 +66,10 @@ pub enum StartError {
         folder: PathBuf,
         reason: String,
     },
+    /// What recordings are uploaded to.
+    Storage {
+        reason: String,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -74,6 +80,7 @@ impl fmt::Display for StartError {
             StartError::Dtls(error) => write!(f, "cannot make the DTLS certificate: {error}"),
             StartError::Thread { name, error } => write!(f, "cannot start thread {name}: {error}"),
             StartError::Folder { folder, reason } => write!(f, "record.folder = {folder:?} cannot be used: {reason}"),
+            StartError::Storage { reason } => f.write_str(reason),
             StartError::Core { worker, core } => {
                 write!(f, "worker {worker} cannot be pinned to core {core}: this process may not run there; choose other cores")
             }
@@ -86,8 +93,8 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
-    pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// A table for each thread that counts, with the thread's name: the workers first, by number.
+    pub metrics: Vec<(String, Arc<WorkerMetrics>)>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
     /// Where the media sockets are bound.
@@ -183,8 +190,9 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         ice_servers: plan.ice_servers.clone(),
         epoch: epoch(base),
     };
+    let mut storage = None;
     let recorder = match plan.record.as_ref().and_then(|record| Some((record, reader.take()?))) {
-        Some((record, reader)) => Some(prepare(record, reader, &metrics[..plan.workers], base, &mut summary)?),
+        Some((record, reader)) => Some(prepare(plan, record, reader, &metrics[..plan.workers], base, &mut summary, &mut storage)?),
         None => None,
     };
     let links = director::Links {
@@ -198,11 +206,15 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
 
-    let mut metrics = metrics;
+    let name = |index: usize| match index.checked_sub(plan.workers) {
+        None => index.to_string(),
+        Some(thread) => format!("handshakes{thread}"),
+    };
+    let mut named: Vec<_> = metrics.iter().enumerate().map(|(index, table)| (name(index), table.clone())).collect();
     let mut wakers = wakers;
     let mut threads = Vec::new();
     if let Some((mut guide, table)) = guide {
-        metrics.push(table);
+        named.push(("xdp".to_owned(), table));
         wakers.push(guide.waker());
         let ending = stop.clone();
         threads.push(spawn("distributary-route", move || {
@@ -213,7 +225,7 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         })?);
     }
     if let Some((mut recorder, table, lock)) = recorder {
-        metrics.push(table);
+        named.push(("recorder".to_owned(), table));
         let (told, slow_plan) = (stop.clone(), plan.clone());
         let thread = spawn("distributary-rec", move || {
             keep_off_workers(&slow_plan, 0);
@@ -227,6 +239,15 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         })?;
         let _ = recorder_sleeper.0.set(thread.thread().clone());
         threads.push(thread);
+    }
+    if let Some(storage) = storage {
+        let table = Arc::<WorkerMetrics>::default();
+        named.push(("store".to_owned(), table.clone()));
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        threads.push(spawn("distributary-store", move || {
+            keep_off_workers(&slow_plan, 0);
+            storage.run(table, || told.slow.load(Ordering::Relaxed));
+        })?);
     }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
@@ -288,16 +309,18 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
     summary.insert(1, format!("I/O     {backend}"));
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = [director_sleeper, recorder_sleeper].into_iter().chain(handshake_sleepers).collect();
-    Ok((Running { handle, metrics, summary, media, stop, wakers, sleepers, threads }, reader))
+    Ok((Running { handle, metrics: named, summary, media, stop, wakers, sleepers, threads }, reader))
 }
 
-/// The recorder, its table, and the lock on its folder. What an earlier one left unfinished is completed by a thread of its own.
+/// The recorder, its table, and the lock on its folder; and the way to the store that its files go to, if they do. What an earlier one left unfinished is completed by a thread of its own.
 fn prepare(
+    plan: &Plan,
     record: &RecordPlan,
     reader: tap::Reader,
     tables: &[Arc<WorkerMetrics>],
     base: Instant,
     summary: &mut Vec<String>,
+    storage: &mut Option<Storage>,
 ) -> Result<(Recorder, Arc<WorkerMetrics>, File), StartError> {
     let lock = record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
     let unfinished = record::unfinished(&record.folder);
@@ -305,6 +328,11 @@ fn prepare(
         summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
     }
     summary.push(format!("record  into {}", record.folder.display()));
+    if let Some(plan) = &plan.storage {
+        let opened = Storage::new(plan.clone(), &record.folder).map_err(|reason| StartError::Storage { reason })?;
+        summary.push(opened.description());
+        *storage = Some(opened);
+    }
     if !unfinished.is_empty() {
         spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
     }

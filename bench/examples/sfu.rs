@@ -78,7 +78,8 @@ impl Sfu {
         let tracks: Vec<TrackId> = if publishes { (0..media.len().min(4)).map(track).collect() } else { Vec::new() };
         let (ufrag, password) = (random(4), random(16));
         let (user, secret) = (Ufrag::from(&ufrag).expect("fits"), IcePassword::from(&password).expect("fits"));
-        let peer = Peer::new(id, &media, &tracks, Ssrc(1), || u64::from_str_radix(&random(8), 16).unwrap_or_default());
+        let sent = publishes.then_some(&*tracks);
+        let peer = Peer::new(id, &media, sent, Ssrc(1), || u64::from_str_radix(&random(8), 16).unwrap_or_default());
         self.handoff.put(id.slot, Box::new(peer));
         self.send(Command::Expect { peer: id, ufrag: user, password: secret });
         let answer = self.answer(&media, &ufrag, &password);

@@ -16,7 +16,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 
 use crate::config::Plan;
-use crate::metrics::WorkerMetrics;
 use crate::signal::api::Handle;
 use crate::signal::auth::Gate;
 
@@ -34,17 +33,8 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used, and one for the
-    /// recorder if there is one.
-    pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
-        let label = |index: usize| match index.checked_sub(plan.workers) {
-            None => index.to_string(),
-            Some(thread) if thread < plan.handshake_threads => format!("handshakes{thread}"),
-            Some(_) if plan.record.is_some() && index + 1 == tables.len() => "recorder".to_owned(),
-            Some(_) => "xdp".to_owned(),
-        };
-        let labels: Vec<String> = (0..tables.len()).map(label).collect();
-        let workers = labels.into_iter().zip(tables).collect();
+    /// `workers`: the tables of all threads that count.
+    pub fn new(plan: &Plan, handle: Handle, workers: Vec<metrics::Table>) -> Arc<Views> {
         let recordings = plan.record.as_ref().map(|record| record.folder.clone());
         Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now(), recordings })
     }

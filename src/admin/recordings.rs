@@ -20,6 +20,7 @@ use super::Views;
 use super::api::fresh;
 use crate::config::{RecordFiles, RecordFormat, RecordWish};
 use crate::limits::RECORDINGS_LISTED;
+use crate::record::store::Journal;
 use crate::record::{EXTENSIONS, UNFINISHED, folder_of};
 use crate::signal::api::Recorded;
 use crate::signal::http::{Failure, check_room_name};
@@ -59,6 +60,20 @@ struct Recording {
     /// Where it can be read, and the events beside it.
     url: String,
     events_url: String,
+    /// How far it has come on its way to the store; none if there is no store.
+    upload: Option<UploadView>,
+}
+
+#[derive(Serialize)]
+struct UploadView {
+    /// `waiting`, `uploading`, `failed` (it is tried again) or `uploaded`.
+    state: &'static str,
+    /// Bytes of the media file that the store has.
+    bytes: u64,
+    /// Why the last try failed.
+    error: Option<String>,
+    /// Where it is in the store.
+    url: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -206,6 +221,12 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
         gaps: last["gaps"].as_u64(),
         url: url(file),
         events_url: url(&sidecar),
+        upload: Journal::load(file).map(|journal| UploadView {
+            state: journal.state(),
+            bytes: journal.media.sent(),
+            url: journal.is_confirmed().then(|| journal.url()),
+            error: journal.error,
+        }),
     })
 }
 

@@ -17,6 +17,8 @@
 //! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
 //!
+//! **Uploads** of files that have ended are another thread's ([`store`]), which finds them by looking at the folder.
+//!
 //! **A recorder that falls behind** loses packets at its ring, which are counted (`tap_full`), told in every sidecar of the time
 //! (`behind`) and gaps in the file; no viewer waits for it.
 
@@ -25,17 +27,20 @@ mod complete;
 mod container;
 mod depacketize;
 mod describe;
+pub mod files;
 mod matroska;
 mod mp4;
 mod ogg;
 mod recording;
 mod sidecar;
+pub mod store;
 mod timeline;
 
 use std::collections::HashMap;
 use std::slice;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::{RecordFiles, RecordPlan};
 use crate::metrics::{DropReason, WorkerMetrics};
@@ -46,6 +51,12 @@ use crate::worker::tap::{Notice, Office, Tapped, TappedTrack};
 pub use complete::{EXTENSIONS, complete_all, lock, unfinished};
 use recording::Recording;
 pub use sidecar::{UNFINISHED, folder_of};
+
+/// The time, safe in a file's name.
+pub fn time_of_now() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    sidecar::stamp(now.as_millis() as i64)
+}
 
 /// Time between two looks at timers.
 pub const TICK: Micros = Micros::from_millis(50);

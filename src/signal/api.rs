@@ -359,6 +359,8 @@ pub struct LayerWish {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TrackView {
     pub mid: String,
+    /// LiveKit's id of what comes in.
+    pub sid: Option<String>,
     /// `audio` or `video`.
     pub kind: &'static str,
     /// Encoding name in SDP.
@@ -426,6 +428,15 @@ pub enum Request {
         paused: bool,
         reply: Reply<Result<(), Refusal>>,
     },
+    /// Record one publisher, by its public id, for as long as it stays.
+    RecordSession {
+        session: String,
+        reply: Reply<Result<Recorded, Refusal>>,
+    },
+    StopRecordingSession {
+        session: String,
+        reply: Reply<Result<(), Refusal>>,
+    },
     StopRecording {
         room: String,
         reply: Reply<Result<(), Refusal>>,
@@ -460,6 +471,9 @@ pub struct Gauges {
     pub joins: AtomicU64,
     /// Joins refused by the director since the start.
     pub refusals: AtomicU64,
+    /// Webhooks that were taken, and that were given up.
+    pub webhooks_sent: AtomicU64,
+    pub webhooks_lost: AtomicU64,
 }
 
 /// The services' end of the director's queue.
@@ -531,6 +545,14 @@ impl Handle {
 
     pub async fn pause_recording(&self, room: String, paused: bool) -> Result<(), Refusal> {
         self.ask(|reply| Request::PauseRecording { room, paused, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn record_session(&self, session: String) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::RecordSession { session, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn stop_recording_session(&self, session: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::StopRecordingSession { session, reply }).await.ok_or(Refusal::Busy)?
     }
 
     pub async fn stop_recording(&self, room: String) -> Result<(), Refusal> {

@@ -282,8 +282,8 @@ impl Gate {
     }
 }
 
-/// Makes a token.
-pub fn sign(claims: &Claims, secret: &str) -> serde_json::Result<String> {
+/// Makes a token of any claims.
+pub fn sign(claims: &impl Serialize, secret: &str) -> serde_json::Result<String> {
     let header = r#"{"alg":"HS256","typ":"JWT"}"#;
     let signed = format!("{}.{}", to_base64url(header.as_bytes()), to_base64url(&serde_json::to_vec(claims)?));
     let signature = hmac::sign(&mac_key(secret), signed.as_bytes());
@@ -357,12 +357,24 @@ pub(super) fn base64url(text: &str) -> Option<Vec<u8>> {
 }
 
 fn to_base64url(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    encoded(bytes, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+}
+
+/// Base64 with padding (RFC 4648 §4).
+pub fn to_base64(bytes: &[u8]) -> String {
+    let mut text = encoded(bytes, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+    while !text.len().is_multiple_of(4) {
+        text.push('=');
+    }
+    text
+}
+
+fn encoded(bytes: &[u8], alphabet: &[u8; 64]) -> String {
     let mut text = String::with_capacity(bytes.len() * 4 / 3 + 3);
     for chunk in bytes.chunks(3) {
         let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for index in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(bits >> (18 - 6 * index) & 63) as usize]));
+            text.push(char::from(alphabet[(bits >> (18 - 6 * index) & 63) as usize]));
         }
     }
     text
@@ -423,6 +435,14 @@ mod tests {
             assert_eq!(base64url(&to_base64url(&bytes)), Some(bytes));
         }
         assert_eq!((base64url("a+b/"), base64url("YQ=="), base64url("é")), (None, None, None));
+    }
+
+    #[test]
+    fn base64_is_as_in_rfc_4648() {
+        for (text, wanted) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(to_base64(text.as_bytes()), wanted);
+        }
+        assert_eq!(to_base64(&[0xfb, 0xff]), "+/8=");
     }
 
     #[test]

@@ -303,6 +303,8 @@ impl Director {
             Request::Rooms { reply } => reply.send(self.room_views(now)),
             Request::Record { room, wish, reply } => reply.send(self.start_recording(room, wish)),
             Request::PauseRecording { room, paused, reply } => reply.send(self.pause_recording(&room, paused)),
+            Request::RecordSession { session, reply } => reply.send(self.record_session(session)),
+            Request::StopRecordingSession { session, reply } => reply.send(self.stop_recording_session(&session)),
             Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
             Request::Attend { attend, reply } => {
                 if reply.abandoned() {

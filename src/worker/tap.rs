@@ -78,6 +78,8 @@ pub struct Source {
     pub rooms: Vec<RoomPattern>,
     /// Rooms whose publishers are tapped because somebody asked for it.
     pub requested: BTreeMap<String, RecordWish>,
+    /// Publishers that are tapped because somebody asked for it, by the name of their session.
+    pub sessions: BTreeSet<String>,
     /// Rooms of which nothing is kept for now.
     pub paused: BTreeSet<String>,
     pub notices: Sender<Notice>,
@@ -88,8 +90,8 @@ pub struct Source {
 
 impl Source {
     pub fn new(rooms: Vec<RoomPattern>, notices: Sender<Notice>, wake: Wake) -> Source {
-        let (requested, paused, open) = Default::default();
-        Source { rooms, requested, paused, notices, wake, open }
+        let (requested, sessions, paused, open) = Default::default();
+        Source { rooms, requested, sessions, paused, notices, wake, open }
     }
 
     pub fn wants(&self, room: &str) -> bool {

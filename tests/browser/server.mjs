@@ -25,7 +25,7 @@ export async function until(what, ms, probe, detail = () => '') {
   }
 }
 
-function freeTcpPort() {
+export function freeTcpPort() {
   return new Promise((done, failed) => {
     const socket = net.createServer().once('error', failed).listen(0, '127.0.0.1', () => {
       const { port } = socket.address();

@@ -221,6 +221,15 @@ impl Director {
         }
     }
 
+    /// LiveKit's id of a track.
+    pub(super) fn sid_of(&self, room: &str, track: TrackId) -> Option<String> {
+        let publications = self.rooms.get(room)?.members.values().flat_map(|member| &member.publications);
+        publications
+            .into_iter()
+            .find(|publication| publication.track == Some(track))
+            .map(|publication| publication.info.sid.clone())
+    }
+
     pub(super) fn room_info(&self, name: &str) -> Option<proto::Room> {
         let room = self.rooms.get(name)?;
         Some(room.info(name, self.settings.epoch, self.records(room)))

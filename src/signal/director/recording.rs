@@ -14,7 +14,8 @@ impl Director {
     /// Taps a publisher's tracks if its room is one of those to be tapped.
     pub(super) fn open_tap(&mut self, slot: u32, worker: WorkerId) {
         let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) else { return };
-        let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| source.wants(&session.room)) else { return };
+        let wanted = source.wants(&session.room) || source.sessions.contains(&session.name);
+        let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| wanted) else { return };
         let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
         let tapped = |track: &Track| TappedTrack { id: track.id, codec: track.codec, rids: track.rids.clone() };
         let tracks: Vec<TappedTrack> = tracks.map(tapped).collect();
@@ -83,6 +84,34 @@ impl Director {
             }
         }
         if any { Ok(()) } else { Err(Refusal::NotRecorded { room: room.to_owned() }) }
+    }
+
+    /// Has one publisher recorded, by the name of its session, until it leaves or [`Director::stop_recording_session`].
+    pub(super) fn record_session(&mut self, name: String) -> Result<Recorded, Refusal> {
+        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
+        let session = self.sessions.values().find(|session| session.name == name).ok_or(Refusal::UnknownSession)?;
+        let (slot, id, worker, room) = (session.id.slot, session.id, session.worker, session.room.clone());
+        source.sessions.insert(name);
+        if let Some(worker) = worker.filter(|_| !self.is_recorded(id)) {
+            self.open_tap(slot, worker);
+        }
+        Ok(Recorded { room, publishing: self.is_recorded(id) })
+    }
+
+    /// Ends that; a publisher whose room is recorded too goes on to be.
+    pub(super) fn stop_recording_session(&mut self, name: &str) -> Result<(), Refusal> {
+        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
+        source.sessions.remove(name);
+        let session = self.sessions.values().find(|session| session.name == name).ok_or(Refusal::UnknownSession)?;
+        if source.wants(&session.room) {
+            return Ok(());
+        }
+        let (id, worker, tracks) = (session.id, session.worker, session.tracks.clone());
+        self.close_tap(id);
+        if let Some(office) = worker.and_then(|worker| self.workers.get_mut(worker.0 as usize)) {
+            tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
+        }
+        Ok(())
     }
 
     /// Has nothing kept of a recorded room for now, or everything again.

@@ -229,6 +229,9 @@ impl Director {
         let Some(session) = self.sessions.get(&slot) else { return };
         let (publisher, tracks, room) = (session.id, session.tracks.clone(), session.room.clone());
         self.close_tap(publisher);
+        if let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) {
+            source.sessions.remove(&session.name);
+        }
         self.starve_all(slot);
         for id in tracks {
             if let Some(room) = self.rooms.get_mut(&room) {

@@ -113,8 +113,11 @@ impl Director {
                 let sends = media.direction == Direction::SendOnly;
                 let codec =
                     if sends { self.watched_codec(session, media) } else { media.codecs.first().map(|codec| codec.codec.name()) };
+                let own = session.sources.iter().position(|(mid, _)| *mid == media.mid).filter(|_| !sends);
+                let track = own.and_then(|index| session.tracks.get(index)).copied();
                 TrackView {
                     mid: media.mid.to_string(),
+                    sid: track.and_then(|track| self.sid_of(&session.room, track)),
                     kind: kind_name(media.kind),
                     codec,
                     direction: if sends { "out" } else { "in" },
