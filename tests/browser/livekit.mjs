@@ -18,7 +18,8 @@ const FILES = {
   '/favicon.svg': [path.resolve(DIST, '..', '..', 'page', 'favicon.svg'), 'image/svg+xml'],
 };
 
-export async function livekit(name) {
+/** `open`: whether it makes tokens of who asks, as our `--dev` does. */
+export async function livekit(name, { key = 'devkey', secret = 'secret', open = true } = {}) {
   const program = process.env.LIVEKIT_SERVER;
   assert.ok(program && existsSync(program), 'LIVEKIT_SERVER is to name the program of a LiveKit server: see tests/browser/livekit.mjs');
   mkdirSync(OUT, { recursive: true });
@@ -26,12 +27,12 @@ export async function livekit(name) {
   const file = path.join(OUT, `${name}.livekit.yaml`);
   // JSON is YAML.
   writeFileSync(file, JSON.stringify({
-    port, bind_addresses: ['127.0.0.1'], keys: { devkey: 'secret' }, logging: { level: 'info' },
+    port, bind_addresses: ['127.0.0.1'], keys: { [key]: secret }, logging: { level: 'info' },
     rtc: { udp_port: mediaPort, tcp_port: 0, use_ice_lite: true, use_external_ip: false, node_ip: '127.0.0.1', enable_loopback_candidate: true },
   }));
   const log = createWriteStream(path.join(OUT, `${name}.livekit.log`));
   const notes = createWriteStream(path.join(OUT, `${name}.livekit.pages.log`));
-  const child = spawn(program, ['--config', file, '--dev'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, ['--config', file], { stdio: ['ignore', 'pipe', 'pipe'] });
   child.stdout.on('data', (bytes) => log.write(bytes));
   child.stderr.on('data', (bytes) => log.write(bytes));
   await until(`LiveKit answers on port ${port}`, 15_000, () => {
@@ -39,7 +40,7 @@ export async function livekit(name) {
     return fetch(`http://127.0.0.1:${port}/`).then(() => true, () => false);
   });
 
-  const front = http.createServer((request, response) => answer(request, response, port));
+  const front = http.createServer((request, response) => answer(request, response, port, open));
   const sockets = new Set();
   front.on('upgrade', (request, socket, head) => {
     const upstream = net.connect(port, '127.0.0.1', () => {
@@ -67,13 +68,14 @@ export async function livekit(name) {
   };
 }
 
-async function answer(request, response, port) {
+async function answer(request, response, port, open) {
   const { pathname } = new URL(request.url, 'http://localhost');
   const parts = [];
   for await (const part of request) parts.push(part);
   const page = /^\/meet(\/[^/]+)?\/?$/.test(pathname) ? [path.join(DIST, 'index.html'), 'text/html'] : FILES[pathname];
   if (page) return void response.writeHead(200, { 'Content-Type': `${page[1]}; charset=utf-8` }).end(readFileSync(page[0]));
   const [, room] = /^\/meet\/([^/]+)\/token$/.exec(pathname) ?? [];
+  if (room && !open) return void response.writeHead(403).end('This server makes no tokens.');
   if (room && request.method === 'GET') return void response.writeHead(204).end();
   if (room) {
     const { participant_identity: identity, participant_name: name } = JSON.parse(Buffer.concat(parts));

@@ -169,6 +169,8 @@ export class Meeting {
   panel(name) {
     this.panelOpen = this.panelOpen === name ? '' : name;
     $('meeting-view').dataset.panel = this.panelOpen;
+    // What is typed next is for the meeting.
+    if ($('side').contains(document.activeElement)) document.activeElement.blur();
     $('side').hidden = !this.panelOpen;
     $('chat').hidden = this.panelOpen !== 'chat';
     $('people').hidden = this.panelOpen !== 'people';

@@ -10,6 +10,9 @@ import { Tile } from './tile.js';
 
 const GAP = 8;
 const TILES_A_PAGE_MAX = 25;
+/** Beside a large tile above them. */
+const STRIP_MAX = 6;
+const STRIP_WIDTH_MIN = 110;
 const TILE_WIDTH_MIN = { wide: 220, narrow: 150 };
 /** A speaker that is silent this long may be followed by another in the large tile. */
 const SPEAKER_HOLD_MS = 1_500;
@@ -45,6 +48,7 @@ export class Stage {
 
   setLayout(layout) {
     this.layout = layout;
+    this.forScreen = false;
     if (layout === 'grid') this.pinned = null;
     this.page = 0;
     this.onChange();
@@ -59,6 +63,7 @@ export class Stage {
     } else {
       this.pinned = key;
       this.layout = 'speaker';
+      this.forScreen = false;
     }
     this.onChange();
     this.arrange();
@@ -90,19 +95,33 @@ export class Stage {
       tile.remove();
       this.tiles.delete(key);
     }
-    let screen = false;
+    const screens = this.screens();
     for (const [key, [participant, source]] of wanted) {
       if (this.tiles.has(key)) continue;
       const tile = new Tile(participant, source, (tile) => this.pin(tile));
       this.tiles.set(key, tile);
       $('tiles').append(tile.element);
-      screen ||= tile.screen && !tile.local;
     }
     if (this.pinned && !this.tiles.has(this.pinned)) this.pinned = null;
-    if (screen && this.layout === 'grid') this.setLayout('speaker');
     this.order = [...wanted.keys()].map((key) => this.tiles.get(key));
+    this.follow(screens, this.screens());
     for (const tile of this.tiles.values()) tile.update();
     this.arrange();
+  }
+
+  /** How many screens of others there are. */
+  screens() {
+    return [...this.tiles.values()].filter((tile) => tile.screen && !tile.local).length;
+  }
+
+  /** A screen that appears is shown large; when the last one is gone, who had the grid gets it back. */
+  follow(before, now) {
+    if (now > before && this.layout === 'grid') {
+      this.setLayout('speaker');
+      this.forScreen = true;
+    } else if (now === 0 && this.forScreen) {
+      this.setLayout('grid');
+    }
   }
 
   /** Follows who speaks, not at every breath. */
@@ -146,14 +165,8 @@ export class Stage {
     const shown = order.slice(this.page * fit, (this.page + 1) * fit);
     // Every page has tiles of one size.
     const cell = grid(pages > 1 ? fit : shown.length, width, height);
-    const places = new Map();
-    shown.forEach((tile, i) => {
-      const row = Math.floor(i / cell.columns);
-      const inRow = Math.min(cell.columns, shown.length - row * cell.columns);
-      const left = (width - inRow * cell.width - (inRow - 1) * GAP) / 2 + (i % cell.columns) * (cell.width + GAP);
-      const top = (height - cell.rows * cell.height - (cell.rows - 1) * GAP) / 2 + row * (cell.height + GAP);
-      places.set(tile, { left, top, width: cell.width, height: cell.height });
-    });
+    const slots = cells(shown.length, cell, width, height);
+    const places = new Map(shown.map((tile, i) => [tile, slots[i]]));
     return places;
   }
 
@@ -162,27 +175,40 @@ export class Stage {
     const large = this.large();
     const others = this.order.filter((tile) => tile !== large);
     const places = new Map();
-    const beside = width > height * 1.1;
-    // Beside: a column of 16:9 tiles at the right. Below: a row.
-    const thumb = beside ? { width: Math.max(150, Math.min(230, width * 0.19)) } : { width: Math.max(112, (width - 2 * GAP) / 3) };
-    thumb.height = (thumb.width * 9) / 16;
-    if (!beside) thumb.height = Math.min((thumb.width * 3) / 4, height * 0.22);
-    const room = beside ? height : width;
-    const size = beside ? thumb.height : thumb.width;
-    const fit = Math.max(1, Math.floor((room + GAP) / (size + GAP)));
-    const shown = others.length > fit ? others.toSorted((a, b) => spoke(b) - spoke(a)).slice(0, fit) : others;
-    const rest = others.length - shown.length;
-    $('more-people').hidden = rest === 0;
-    $('more-people').textContent = `and ${rest} more`;
-    const used = shown.length * size + (shown.length - 1) * GAP;
-    shown.forEach((tile, i) => {
-      const along = Math.max(0, (room - used) / 2) + i * (size + GAP);
-      const at = beside ? { left: width - thumb.width, top: along } : { left: along, top: height - thumb.height };
-      places.set(tile, { ...at, ...thumb });
-    });
-    const main = beside ? { width: width - thumb.width - GAP, height } : { width, height: height - thumb.height - GAP };
-    places.set(large, { left: 0, top: 0, ...main });
+    let slots;
+    if (width > height * 1.1) {
+      // The others in a column at the right.
+      const w = Math.max(150, Math.min(230, width * 0.19));
+      const h = (w * 9) / 16;
+      const count = Math.min(others.length, Math.max(1, Math.floor((height + GAP) / (h + GAP))));
+      const top = (height - count * h - (count - 1) * GAP) / 2;
+      slots = Array.from({ length: count }, (_, i) => ({ left: width - w, top: top + i * (h + GAP), width: w, height: h }));
+      places.set(large, { left: 0, top: 0, width: width - w - GAP, height });
+    } else {
+      // The others in a grid below.
+      const main = Math.min(height * 0.55, width * 0.8);
+      const rest = height - main - GAP;
+      let count = Math.min(others.length, STRIP_MAX);
+      while (count > 1 && grid(count, width, rest).width < STRIP_WIDTH_MIN) count -= 1;
+      slots = cells(count, grid(count, width, rest), width, rest).map((slot) => ({ ...slot, top: slot.top + main + GAP }));
+      places.set(large, { left: 0, top: 0, width, height: main });
+    }
+    const rest = others.length > slots.length ? others.length - slots.length + 1 : 0;
+    this.tellMore(rest, slots);
+    const shown = rest ? others.toSorted((a, b) => spoke(b) - spoke(a)).slice(0, slots.length - 1) : others;
+    shown.forEach((tile, i) => places.set(tile, slots[i]));
     return places;
+  }
+
+  /** The last place of the strip says how many have none. */
+  tellMore(count, slots) {
+    const button = $('more-people');
+    button.hidden = count === 0;
+    if (!count) return;
+    button.textContent = `+${count}`;
+    button.setAttribute('aria-label', `${count} more people`);
+    const { left, top, width, height } = slots[slots.length - 1];
+    Object.assign(button.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
   }
 
   /** What is pinned, else a screen of somebody else, else who speaks, else the first other. */
@@ -207,4 +233,15 @@ function grid(count, width, height) {
     if (w * h > best.area) best = { area: w * h, columns, rows, width: Math.floor(w), height: Math.floor(h) };
   }
   return best;
+}
+
+/** Where `count` tiles of a grid are; the last row is in the middle. */
+function cells(count, cell, width, height) {
+  return Array.from({ length: count }, (_, i) => {
+    const row = Math.floor(i / cell.columns);
+    const inRow = Math.min(cell.columns, count - row * cell.columns);
+    const left = (width - inRow * cell.width - (inRow - 1) * GAP) / 2 + (i % cell.columns) * (cell.width + GAP);
+    const top = (height - cell.rows * cell.height - (cell.rows - 1) * GAP) / 2 + row * (cell.height + GAP);
+    return { left, top, width: cell.width, height: cell.height };
+  });
 }

@@ -80,12 +80,13 @@ export class Tile {
     this.fit();
   }
 
-  /** A camera fills its tile unless that would cut off much of it; a screen is always whole. */
+  /** A camera fills its tile unless that would cut off much of it, which small tiles bear better; a screen is always whole. */
   fit() {
     const { videoWidth, videoHeight } = this.video;
     if (!videoWidth || !this.rect) return;
     const ratio = videoWidth / videoHeight / (this.rect.width / this.rect.height);
-    this.video.dataset.fit = this.screen || ratio < 0.6 || ratio > 1.7 ? 'contain' : 'cover';
+    const most = this.rect.width < 260 ? 2.4 : 1.4;
+    this.video.dataset.fit = this.screen || ratio < 1 / most || ratio > most ? 'contain' : 'cover';
   }
 
   /** Where it goes, in pixels of the stage; null hides it, and adaptive streaming then has the server stop sending it. */
@@ -98,16 +99,15 @@ export class Tile {
     style.top = `${rect.top}px`;
     style.width = `${rect.width}px`;
     style.height = `${rect.height}px`;
-    this.element.dataset.size = rect.width < 190 ? 'small' : rect.width > 700 ? 'large' : '';
+    this.element.dataset.size = rect.width < 150 ? 'tiny' : rect.width < 260 ? 'small' : rect.width > 700 ? 'large' : '';
     this.fit();
   }
 
   /** What stats.js found out about the picture: `{ short, long, rows }`, or null. */
   told(seen) {
     this.layer.hidden = !seen?.short;
-    if (seen?.short) this.layer.textContent = seen.short;
+    if (seen?.short) this.layer.replaceChildren(seen.short, seen.layer ? el('small', {}, ` ${seen.layer}`) : '');
     this.layer.title = seen?.long ?? '';
-    this.element.dataset.layer = seen?.layer ?? '';
     this.details.replaceChildren(...(seen?.rows ?? []).flatMap(([term, value]) => [el('dt', {}, term), el('dd', {}, value)]));
   }
 

@@ -1,0 +1,331 @@
+// The meeting page: four people in one room, through the page's own buttons and keys, in a wide and in a narrow window.
+//
+// With MEET_SERVER=livekit the same against a LiveKit server (livekit.mjs): what fails there too is the page's fault.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import { chromium, closePages, open } from './browsers.mjs';
+import { livekit } from './livekit.mjs';
+import { KEY, OUT, SECRET, TESTS, configWithKeys, pause, serve, token, until } from './server.mjs';
+
+const LIVEKIT = process.env.MEET_SERVER === 'livekit';
+const NAMES = ['Ada Lovelace', 'Grace Hopper', 'Linus', 'Margaret Hamilton'];
+const WIDE = { width: 1280, height: 720 };
+const NARROW = { width: 390, height: 844 };
+
+let server;
+let locked;
+let browser;
+before(async () => {
+  server = LIVEKIT ? await livekit('meet') : await serve('meet');
+  locked = LIVEKIT ? await livekit('meet-token', { key: KEY, secret: SECRET, open: false })
+    : await serve('meet-token', { args: ['--config', configWithKeys('meet-token')] });
+  browser = await chromium([`--use-file-for-fake-audio-capture=${voice()}`]);
+});
+afterEach(closePages);
+after(async () => {
+  await browser?.close();
+  await locked?.stop();
+  await server?.stop();
+});
+
+/** Something like speech: Chromium's own beeps are too few to be taken for that, and its noise suppression takes a plain tone away. */
+function voice() {
+  const rate = 48_000;
+  const samples = new Int16Array(rate * 4);
+  for (let i = 0; i < samples.length; i++) {
+    const t = i / rate;
+    const syllable = Math.max(0, Math.sin(2 * Math.PI * 4 * t)) ** 0.5;
+    const pitch = 140 + 40 * Math.sin(2 * Math.PI * 0.5 * t);
+    const vowel = [1, 2, 3, 4, 5, 6, 8].reduce((sum, n) => sum + Math.sin(2 * Math.PI * pitch * n * t) / n, 0);
+    samples[i] = 7_000 * syllable * vowel;
+  }
+  const header = Buffer.alloc(44);
+  header.write('RIFF', 0);
+  header.writeUInt32LE(36 + samples.byteLength, 4);
+  header.write('WAVEfmt ', 8);
+  header.writeUInt32LE(16, 16);
+  header.writeUInt16LE(1, 20);
+  header.writeUInt16LE(1, 22);
+  header.writeUInt32LE(rate, 24);
+  header.writeUInt32LE(rate * 2, 28);
+  header.writeUInt16LE(2, 32);
+  header.writeUInt16LE(16, 34);
+  header.write('data', 36);
+  header.writeUInt32LE(samples.byteLength, 40);
+  const file = path.join(OUT, 'meet-voice.wav');
+  writeFileSync(file, Buffer.concat([header, Buffer.from(samples.buffer)]));
+  return file;
+}
+
+/** The page of a room, at the screen before the meeting. */
+async function lobby(where, viewport = WIDE, at = server) {
+  const page = await open(browser, at, where);
+  await page.setViewport(viewport);
+  // All tabs are looked at: a page that is not has its pictures paused.
+  await page.emulateFocusedPage(true);
+  return page;
+}
+
+async function join(page, name) {
+  await page.$eval('#my-name', (input, text) => (input.disabled || (input.value = text)), name);
+  await page.click('#join');
+  await page.waitForFunction(() => document.body.dataset.view === 'meeting', { timeout: 20_000 });
+}
+
+async function meet(room, name, viewport) {
+  const page = await lobby(`/meet/${room}`, viewport);
+  await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+  await join(page, name);
+  return page;
+}
+
+/** What is on the stage: of each visible tile what it shows, frames and energy of what is received. */
+const tiles = (page) => page.evaluate(async () => {
+  const seen = {};
+  for (const tile of meeting.stage.tiles.values()) {
+    const { element, video, participant } = tile;
+    const canvas = new OffscreenCanvas(16, 9);
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    if (video.videoWidth) context.drawImage(video, 0, 0, 16, 9);
+    const { data } = context.getImageData(0, 0, 16, 9);
+    let light = 0;
+    for (let i = 0; i < data.length; i += 4) light += (data[i] + data[i + 1] + data[i + 2]) / (16 * 9 * 3);
+    let sound = null;
+    for (const { track } of participant.audioTrackPublications.values()) {
+      if (!participant.isLocal && track) sound = (await track.getReceiverStats())?.totalAudioEnergy ?? null;
+    }
+    seen[element.getAttribute('aria-label')] = {
+      visible: !element.hidden, local: tile.local, muted: element.dataset.muted === 'true', speaking: element.dataset.speaking === 'true',
+      hand: !tile.hand.hidden, picture: element.dataset.video === 'true', width: video.videoWidth, height: video.videoHeight,
+      frames: video.getVideoPlaybackQuality().totalVideoFrames, light, sound, layer: tile.layer.hidden ? '' : tile.layer.textContent,
+    };
+  }
+  return seen;
+});
+
+/** Waits until the page shows what `right` says of its tiles; returns them. */
+async function shows(page, what, right, ms = 20_000) {
+  let seen;
+  await until(what, ms, async () => right((seen = await tiles(page))), () => JSON.stringify(seen));
+  return seen;
+}
+
+/** Waits until somebody's picture moves and sound arrives, as this page sees and hears them. */
+async function seesAndHears(page, me, names) {
+  const before = await tiles(page);
+  await shows(page, `${me} sees and hears ${names}`, (now) => names.every((name) => {
+    const [tile, past] = [now[name], before[name]];
+    return tile?.picture && tile.width > 0 && tile.light > 20 && tile.frames - (past?.frames ?? 0) >= 10 && tile.sound - (past?.sound ?? 0) > 1e-4;
+  }), 40_000);
+}
+
+/** Nothing sticks out of the window: no sideways scrolling, and every button is where it can be touched. */
+async function fits(page, what) {
+  const wrong = await page.evaluate(() => {
+    const { innerWidth: width, innerHeight: height } = window;
+    const out = [];
+    if (document.documentElement.scrollWidth > width) out.push(`the page is ${document.documentElement.scrollWidth} wide`);
+    if (document.scrollingElement.scrollLeft || document.getElementById('meeting-view').scrollLeft) out.push('scrolled sideways');
+    for (const control of document.querySelectorAll('button, input, select, textarea, a')) {
+      if (!control.checkVisibility()) continue;
+      const { left, top, right, bottom } = control.getBoundingClientRect();
+      // The screen before the meeting may be scrolled.
+      const low = bottom > height && document.body.dataset.view === 'meeting';
+      if (left < 0 || right > width || top < 0 || low) out.push(`${control.id || control.ariaLabel || control.textContent}: ${[left, top, right, bottom].map(Math.round)}`);
+      if (control.matches('.round') && (right - left < 40 || bottom - top < 40)) out.push(`${control.ariaLabel} is too small to touch`);
+    }
+    return out;
+  });
+  assert.deepEqual(wrong, [], what);
+}
+
+const shot = (page, name) => page.screenshot({ path: path.join(OUT, `meet-${name}.png`) });
+const text = (page, id) => page.$eval(`#${id}`, (element) => (element.checkVisibility() ? element.innerText : ''));
+
+test('what is embedded is what its source builds', { timeout: 120_000 }, () => {
+  const source = path.resolve(TESTS, '..', 'src', 'admin', 'meet');
+  const out = mkdtempSync(path.join(tmpdir(), 'meet-'));
+  try {
+    execFileSync(path.join(source, 'build'), [out], { timeout: 100_000 });
+    const committed = readdirSync(path.join(source, 'dist')).sort();
+    assert.deepEqual(readdirSync(out).sort(), committed);
+    for (const file of committed) {
+      const [built, there] = [out, path.join(source, 'dist')].map((folder) => readFileSync(path.join(folder, file)));
+      assert.ok(built.equals(there), `dist/${file} is not what src/admin/meet/build makes of its source: run it and commit the result`);
+    }
+  } finally {
+    rmSync(out, { recursive: true });
+  }
+});
+
+test('four people meet', { timeout: 240_000 }, async () => {
+  const room = 'four';
+  const pages = [];
+  for (const [i, name] of NAMES.entries()) pages.push(await meet(room, name, i === 3 ? NARROW : WIDE));
+  const [ada, grace, linus, margaret] = pages;
+  for (const [i, page] of pages.entries()) await seesAndHears(page, NAMES[i], NAMES.filter((name) => name !== NAMES[i]));
+  await shows(ada, 'who speaks is marked', (seen) => NAMES.slice(1).every((name) => seen[name].speaking));
+  await shows(margaret, 'so is one\'s own voice', (seen) => seen['Margaret Hamilton (you)'].speaking);
+  await shot(ada, '1280x720-grid');
+  await shot(margaret, '390x844-grid');
+  await fits(ada, 'the grid in a wide window');
+  await fits(margaret, 'the grid in a narrow window');
+
+  // Muted is shown, and nothing is heard. The sound on the way may still arrive.
+  await grace.keyboard.press('m');
+  for (const page of [ada, linus, margaret]) await shows(page, 'Grace is shown muted', (seen) => seen['Grace Hopper'].muted);
+  await pause(1_500);
+  const silent = (await tiles(ada))['Grace Hopper'].sound;
+  await pause(2_000);
+  assert.ok((await tiles(ada))['Grace Hopper'].sound - silent < 1e-5, 'nothing is heard of who is muted');
+  await grace.keyboard.press('m');
+  await shows(ada, 'Grace is heard again', (seen) => !seen['Grace Hopper'].muted && seen['Grace Hopper'].sound - silent > 1e-4);
+
+  // A camera that is off leaves the initials.
+  await linus.keyboard.press('v');
+  for (const page of [ada, grace, margaret]) await shows(page, 'Linus has no picture', (seen) => !seen.Linus.picture);
+  await linus.keyboard.press('v');
+  for (const page of [ada, grace, margaret]) await shows(page, 'Linus is seen again', (seen) => seen.Linus.picture && seen.Linus.light > 20);
+
+  // Chat: a badge for who has it closed, the text for who has it open; as text, never as HTML.
+  await margaret.keyboard.press('c');
+  await linus.keyboard.press('c');
+  await linus.type('#chat-text', 'hello <b>all</b>, https://example.org/agenda');
+  await linus.keyboard.press('Enter');
+  await until('Margaret reads the message', 10_000, async () => (await text(margaret, 'messages')).includes('hello <b>all</b>'));
+  assert.match(await text(margaret, 'messages'), /^Linus /);
+  assert.equal(await margaret.$eval('#messages a', (link) => link.href), 'https://example.org/agenda');
+  await ada.waitForFunction(() => document.querySelector('#bar-more .badge').innerText === '1', { timeout: 10_000 });
+  await fits(margaret, 'the chat in a narrow window');
+  await shot(margaret, '390x844-chat');
+  await shot(linus, '1280x720-chat');
+  for (const page of [linus, margaret]) await page.keyboard.press('Escape');
+
+  // A raised hand, in the tile and at the top of the list.
+  await margaret.keyboard.press('h');
+  await ada.keyboard.press('p');
+  for (const page of [ada, grace, linus]) await shows(page, 'Margaret raises a hand', (seen) => seen['Margaret Hamilton'].hand);
+  await until('she is the first of the others', 5_000, async () => /^Ada Lovelace \(you\)\s+Margaret Hamilton/.test(await text(ada, 'people-list')),
+    () => 'in the list');
+  await margaret.keyboard.press('h');
+  await shows(ada, 'the hand is down', (seen) => !seen['Margaret Hamilton'].hand);
+  await ada.keyboard.press('Escape');
+
+  // The one who speaks is shown large.
+  await ada.keyboard.press('g');
+  for (const page of [ada, grace, margaret]) await page.keyboard.press('m');
+  await shows(ada, 'only Linus speaks', (seen) => Object.entries(seen).every(([name, tile]) => tile.speaking === (name === 'Linus')));
+  await until('Linus is large', 5_000, () => ada.evaluate(() => meeting.stage.large().participant.name === 'Linus'));
+  for (const page of [grace, linus]) await page.keyboard.press('m');
+  await until('then Grace is', 10_000, () => ada.evaluate(() => meeting.stage.large().participant.name === 'Grace Hopper'));
+  for (const page of [ada, linus, margaret]) await page.keyboard.press('m');
+
+  // Who shows somebody large gets more of the picture than who shows them small; each tile says which layer it is.
+  await ada.evaluate(() => meeting.stage.pinParticipant(meeting.stage.large().participant));
+  const large = await ada.evaluate(() => meeting.stage.large().element.getAttribute('aria-label'));
+  const layer = /^\d+p( \d\/\d)?$/;
+  await shows(ada, `${large} comes at full height`, (seen) => seen[large].height >= 540 && layer.test(seen[large].layer), 40_000);
+  const small = NAMES.find((name) => name !== large && name !== NAMES[0]);
+  await shows(ada, `${small} comes as a small layer`, (seen) => seen[small].height <= 360 && layer.test(seen[small].layer), 40_000);
+  await shot(ada, '1280x720-speaker');
+  await ada.click(`[data-pinned="true"] .tile-pin`);
+  await ada.keyboard.press('g');
+  await margaret.keyboard.press('g');
+  await pause(500);
+  await fits(margaret, 'the speaker in a narrow window');
+  await margaret.click('#bar-main [data-menu="more"]');
+  await fits(margaret, 'the menu in a narrow window');
+  await shot(margaret, '390x844-menu');
+  await margaret.keyboard.press('Escape');
+
+  // A screen: everybody sees it, large.
+  await grace.keyboard.press('s');
+  for (const page of [ada, linus, margaret]) {
+    await shows(page, 'the screen is shown', (seen) => seen['Grace Hopper’s screen']?.frames > 5 && seen['Grace Hopper’s screen'].width > 300, 30_000);
+    assert.equal(await page.evaluate(() => meeting.stage.large().element.getAttribute('aria-label')), 'Grace Hopper’s screen');
+  }
+  await shot(ada, '1280x720-screen');
+  await shot(margaret, '390x844-screen');
+  await grace.keyboard.press('s');
+  for (const page of [ada, linus, margaret]) await shows(page, 'the screen is gone', (seen) => !('Grace Hopper’s screen' in seen));
+  assert.equal(await ada.evaluate(() => meeting.stage.layout), 'grid', 'who had the grid has it again');
+
+  // Leaving removes the tile; who left can come back.
+  await margaret.click('#bar-main [data-action="leave"]');
+  for (const page of [ada, grace, linus]) {
+    await shows(page, 'Margaret is gone', (seen) => Object.keys(seen).length === 3 && !('Margaret Hamilton' in seen));
+  }
+  assert.match(await text(margaret, 'left-title'), /You have left/);
+  await fits(margaret, 'the screen after the meeting');
+  await margaret.click('#rejoin');
+  await margaret.waitForFunction(() => !document.getElementById('preview').hidden, { timeout: 20_000 });
+  await fits(margaret, 'the screen before the meeting');
+  await shot(margaret, '390x844-join');
+  await join(margaret, 'Margaret Hamilton');
+  await seesAndHears(ada, 'Ada', ['Margaret Hamilton']);
+  await seesAndHears(margaret, 'Margaret', ['Ada Lovelace', 'Grace Hopper', 'Linus']);
+});
+
+test('a cut connection comes back by itself, and the page says what happens', { timeout: 120_000 }, async () => {
+  const [ada, grace] = [await meet('cut', 'Ada'), await meet('cut', 'Grace')];
+  await seesAndHears(ada, 'Ada', ['Grace']);
+  for (const scenario of ['signal-reconnect', 'full-reconnect']) {
+    const banner = ada.waitForFunction(() => !document.getElementById('banner').hidden && document.getElementById('banner').innerText, { timeout: 20_000, polling: 20 });
+    await ada.evaluate((name) => void meeting.room.simulateScenario(name), scenario);
+    assert.match(await (await banner).jsonValue(), /connection was lost/i);
+    await until(`${scenario}: the banner goes`, 30_000, async () => (await text(ada, 'banner')) === '');
+    await seesAndHears(ada, 'Ada', ['Grace']);
+    await seesAndHears(grace, 'Grace', ['Ada']);
+  }
+});
+
+test('without any device one joins to watch and listen', { timeout: 120_000 }, async () => {
+  await meet('poor', 'Ada');
+  const page = await lobby('/meet/poor', NARROW);
+  await page.evaluateOnNewDocument(() => {
+    navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('Requested device not found', 'NotFoundError'));
+    navigator.mediaDevices.enumerateDevices = () => Promise.resolve([]);
+  });
+  await page.reload();
+  await until('the page says so', 10_000, async () => /No camera was found.*No microphone was found/s.test(await text(page, 'preview-words')));
+  await fits(page, 'without a device');
+  await shot(page, '390x844-no-devices');
+  await join(page, 'Poor');
+  await seesAndHears(page, 'who has no device', ['Ada']);
+  await page.click('#bar-main [data-action="mic"]');
+  await until('and says so again', 5_000, async () => /No microphone was found/.test(await text(page, 'toasts')));
+});
+
+test('a server with keys wants a token, and says what is wrong with one', { timeout: 120_000 }, async () => {
+  const made = (options) => token({ key: KEY, secret: SECRET, room: 'locked', publish: true, subscribe: true, ...options });
+  const page = await lobby('/meet/locked', NARROW, locked);
+  await until('the page asks for a token', 10_000, async () => /wants an access token/.test(await text(page, 'join-problem')));
+  await fits(page, 'the box for a token');
+  await shot(page, '390x844-token');
+  await page.type('#my-name', 'Ada');
+  const says = async (typed, words) => {
+    await page.$eval('#token', (input, value) => (input.value = value), typed);
+    await page.click('#join');
+    await until(`"${words}"`, 10_000, async () => words.test(await text(page, 'join-problem')), () => text(page, 'join-problem'));
+  };
+  await says('nonsense', /no access token/);
+  await says(made({ seconds: -100 }), /has expired/);
+  await says(made({ room: 'other' }), /for the meeting “other”, not “locked”/);
+  await says(made({ secret: 'another secret, thirty-two bytes long' }), /did not let you in/);
+  await page.$eval('#token', (input, value) => (input.value = value), made({ identity: 'ada', name: 'Ada' }));
+  await page.click('#join');
+  await page.waitForFunction(() => document.body.dataset.view === 'meeting', { timeout: 20_000 });
+
+  // In the address, from where it goes at once; the name in it cannot be changed.
+  const guest = await lobby(`/meet/locked?access_token=${made({ identity: 'guest', name: 'The Guest', publish: false })}`, WIDE, locked);
+  await guest.waitForFunction(() => location.search === '', { timeout: 10_000 });
+  await join(guest, 'Somebody else');
+  await shows(page, 'the guest is here by the name in the token', (seen) => 'The Guest' in seen);
+  await until('who may not publish is told', 10_000, async () => /token does not allow/.test(await text(guest, 'toasts')), () => text(guest, 'toasts'));
+  await seesAndHears(guest, 'The guest', ['Ada']);
+});
