@@ -25,6 +25,7 @@ const MEETING: &[(&str, &str, &[u8])] = &[
     ("/meet", "index.html", include_bytes!("meet/dist/index.html")),
     ("/meet/{room}", "index.html", include_bytes!("meet/dist/index.html")),
     ("/meet.js", "meet.js", include_bytes!("meet/dist/meet.js")),
+    ("/meet-e2ee.js", "meet-e2ee.js", include_bytes!("meet/dist/meet-e2ee.js")),
     ("/meet.css", "meet.css", include_bytes!("meet/dist/meet.css")),
     ("/meet-licenses.txt", "licenses.txt", include_bytes!("meet/dist/licenses.txt")),
 ];

@@ -14,6 +14,7 @@ import { OUT, TESTS, freeTcpPort, freeUdpPort, token, until } from './server.mjs
 const DIST = path.resolve(TESTS, '..', 'src', 'admin', 'meet', 'dist');
 const FILES = {
   '/meet.js': [path.join(DIST, 'meet.js'), 'text/javascript'],
+  '/meet-e2ee.js': [path.join(DIST, 'meet-e2ee.js'), 'text/javascript'],
   '/meet.css': [path.join(DIST, 'meet.css'), 'text/css'],
   '/favicon.svg': [path.resolve(DIST, '..', '..', 'page', 'favicon.svg'), 'image/svg+xml'],
 };

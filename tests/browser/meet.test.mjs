@@ -284,6 +284,49 @@ test('a cut connection comes back by itself, and the page says what happens', { 
   }
 });
 
+test('with a secret only those who have it see and hear', { timeout: 120_000 }, async () => {
+  const enter = async (name, hash) => {
+    const page = await lobby(`/meet/secret${hash}`);
+    await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+    await join(page, name);
+    return page;
+  };
+  const [ada, grace] = [await enter('Ada', '#secret=delta+1'), await enter('Grace', '#secret=delta+1')];
+  await seesAndHears(ada, 'Ada', ['Grace']);
+  await seesAndHears(grace, 'Grace', ['Ada']);
+  assert.ok(await ada.evaluate(() => [...meeting.room.remoteParticipants.values()].every((participant) => participant.isEncrypted)), 'it is encrypted');
+  assert.equal(await ada.evaluate(() => meeting.link().endsWith('/meet/secret#secret=delta+1')), true, 'the link carries the secret');
+  await ada.keyboard.press('c');
+  await ada.type('#chat-text', 'for your eyes only');
+  await ada.keyboard.press('Enter');
+  await grace.keyboard.press('c');
+  await until('Grace reads it', 10_000, async () => (await text(grace, 'messages')).includes('for your eyes only'));
+
+  // With another secret the packets come, and no picture or sound is made of them. Without one they are not even asked for.
+  const [wrong, none] = [await enter('Wrong', '#secret=delta+2'), await enter('None', '')];
+  const received = () => wrong.evaluate(async () => {
+    const ada = [...meeting.room.remoteParticipants.values()].find(({ name }) => name === 'Ada');
+    const stats = async ([publication]) => {
+      const report = await publication?.track?.getRTCStatsReport();
+      return [...(report?.values() ?? [])].find(({ type }) => type === 'inbound-rtp') ?? {};
+    };
+    const [video, audio] = [await stats([...ada.videoTrackPublications.values()]), await stats([...ada.audioTrackPublications.values()])];
+    return { packets: video.packetsReceived, frames: video.framesDecoded, heard: audio.packetsReceived, sound: audio.totalAudioEnergy };
+  });
+  await until('packets come', 20_000, async () => (await received()).packets > 50);
+  const first = await received();
+  await pause(4_000);
+  const last = await received();
+  const told = JSON.stringify({ first, last });
+  assert.ok(last.packets - first.packets > 20 && last.heard - first.heard > 50, `they go on coming: ${told}`);
+  assert.ok(last.frames - first.frames === 0 && last.sound - first.sound < 1e-4, `no picture and no sound: ${told}`);
+  await until('and the page says so', 10_000, () => wrong.evaluate(() => meeting.strangers.size > 0));
+  const without = (await tiles(none)).Ada;
+  assert.deepEqual([without.picture, without.sound], [false, null]);
+  assert.match(await none.$eval('[aria-label="Ada"] .tile-words', (words) => words.innerText), /secret that you have not given/);
+  await seesAndHears(ada, 'Ada, as before,', ['Grace']);
+});
+
 test('without any device one joins to watch and listen', { timeout: 120_000 }, async () => {
   await meet('poor', 'Ada');
   const page = await lobby('/meet/poor', NARROW);

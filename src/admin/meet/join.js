@@ -5,6 +5,7 @@
 
 import { Room, createAudioAnalyser, createLocalAudioTrack, createLocalVideoTrack } from 'livekit-client';
 import { $, label, recall, remember, el } from './dom.js';
+import { secretFromAddress } from './secret.js';
 import { deviceWords } from './words.js';
 import { address, claimsOf, keepToken, newToken, roomFromAddress, serverMakesTokens, tokenFromAddress, tokenProblem } from './token.js';
 
@@ -17,7 +18,7 @@ const KINDS = {
 };
 
 export class JoinScreen {
-  /** `join({ room, token, tracks, devices })` connects; it throws what went wrong. */
+  /** `join({ room, token, secret, tracks, devices })` connects; it throws what went wrong. */
   constructor(join) {
     this.join = join;
     this.tracks = {};
@@ -42,6 +43,8 @@ export class JoinScreen {
     this.token = tokenFromAddress(this.room);
     const name = this.token && claimsOf(this.token)?.name;
     $('my-name').value = name || recall(localStorage, 'name');
+    $('secret').value ||= secretFromAddress();
+    $('secret-field').open = $('secret').value !== '';
     // A name in a token is its maker's choice.
     $('my-name').disabled = Boolean(name);
     $('room-field').hidden = this.room !== '';
@@ -68,9 +71,9 @@ export class JoinScreen {
     try {
       const token = await this.tokenFor(room, name);
       if (!token) return;
-      if (!this.room) history.replaceState(null, '', address(room) + location.search);
+      if (!this.room) history.replaceState(null, '', address(room) + location.search + location.hash);
       if (!$('my-name').disabled) remember(localStorage, 'name', name);
-      await this.join({ room, token, name, tracks: this.tracks, devices: this.devices() });
+      await this.join({ room, token, secret: $('secret').value, tracks: this.tracks, devices: this.devices() });
       this.tracks = {};
       this.stopLevel();
     } catch (error) {

@@ -3,11 +3,12 @@
 // Events only mark what has to be redrawn; it is drawn once a frame, so that a hundred people who come at once cost one redraw.
 
 import { Room, RoomEvent, Track, VideoPresets } from 'livekit-client';
-import { $, el, label, toast } from './dom.js';
+import { $, icon, label, toast } from './dom.js';
 import { Chat } from './chat.js';
 import { Controls } from './controls.js';
 import { Keys } from './keys.js';
 import { PeopleList, handOf, nameOf } from './people.js';
+import { encryption, fragment } from './secret.js';
 import { Stage } from './stage.js';
 import { Stats } from './stats.js';
 import { address } from './token.js';
@@ -18,6 +19,7 @@ const REDRAW = [
   RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished,
   RoomEvent.LocalTrackUnpublished, RoomEvent.ParticipantNameChanged, RoomEvent.ParticipantAttributesChanged,
   RoomEvent.ConnectionQualityChanged, RoomEvent.TrackStreamStateChanged, RoomEvent.Reconnected,
+  RoomEvent.ParticipantEncryptionStatusChanged,
 ];
 /** Beyond this many, nobody is told who comes and goes. */
 const ANNOUNCED_MAX = 12;
@@ -34,6 +36,7 @@ export class Meeting {
     this.people = new PeopleList(() => this.link(), (participant) => this.stage.pinParticipant(participant));
     this.controls = new Controls(this);
     this.keys = new Keys(this, this.controls);
+    $('where-lock').append(icon('lock'));
     label($('side-close'), 'close', 'Close', 'Esc');
     $('side-close').addEventListener('click', () => this.panel(''));
     $('tab-chat').addEventListener('click', () => this.panelOpen !== 'chat' && this.panel('chat'));
@@ -45,12 +48,14 @@ export class Meeting {
   }
 
   link() {
-    return location.origin + address(this.name);
+    return location.origin + address(this.name) + fragment(this.secret);
   }
 
   /** Connects. Throws an Error with words for people. */
-  async join({ room: name, token, tracks, devices }) {
+  async join({ room: name, token, secret, tracks, devices }) {
+    const encrypted = encryption(secret);
     const room = new Room({
+      ...encrypted.options,
       adaptiveStream: { pixelDensity: 'screen' },
       dynacast: true,
       audioCaptureDefaults: { deviceId: devices.audioinput || undefined },
@@ -61,14 +66,20 @@ export class Meeting {
     this.chat.start(room);
     const url = location.origin.replace(/^http/, 'ws');
     try {
+      await encrypted.start(room);
       await room.connect(url, token);
     } catch (error) {
+      encrypted.stop?.();
       throw new Error(connectWords(error), { cause: error });
     }
     this.room = room;
     this.name = name;
+    this.secret = secret;
+    this.stopEncrypting = encrypted.stop;
+    this.strangers = new Set();
     this.since = Date.now();
-    $('where-room').textContent = name;
+    $('where-room').replaceChildren(name);
+    $('where-lock').hidden = !secret;
     this.clock();
     this.stage.start(room);
     this.stats.start();
@@ -105,16 +116,15 @@ export class Meeting {
 
   listen(room) {
     for (const event of REDRAW) room.on(event, () => this.redraw());
+    room.on(RoomEvent.TrackSubscribed, (track, publication) => this.heard(room, track, publication));
     room.on(RoomEvent.ActiveSpeakersChanged, (speakers) => {
       this.stage.speakers(speakers);
       if (this.panelOpen === 'people') this.redraw();
     });
-    room.on(RoomEvent.TrackSubscribed, (track) => {
-      if (track.kind === Track.Kind.Audio) $('sounds').append(track.attach());
-    });
     room.on(RoomEvent.TrackUnsubscribed, (track) => {
       if (track.kind === Track.Kind.Audio) track.detach().forEach((element) => element.remove());
     });
+    room.on(RoomEvent.EncryptionError, (error, participant) => this.stranger(participant));
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => this.playback());
     room.on(RoomEvent.ParticipantConnected, (participant) => this.announce(`${nameOf(participant)} joined`));
     room.on(RoomEvent.ParticipantDisconnected, (participant) => this.announce(`${nameOf(participant)} left`));
@@ -134,6 +144,7 @@ export class Meeting {
   over(room, reason) {
     if (this.room !== room) return;
     this.room = null;
+    this.stopEncrypting?.();
     this.stats.stop();
     this.stage.stop();
     this.chat.clear();
@@ -145,6 +156,20 @@ export class Meeting {
     this.lock?.release().catch(() => {});
     if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
     this.ended(reason);
+  }
+
+  /** Without the secret, what is encrypted would be played as noise: it is not taken at all. */
+  heard(room, track, publication) {
+    if (publication.isEncrypted && !room.isE2EEEnabled) return publication.setSubscribed(false);
+    if (track.kind === Track.Kind.Audio) $('sounds').append(track.attach());
+    return undefined;
+  }
+
+  /** Told once of each. */
+  stranger(participant) {
+    if (!participant || participant.isLocal || this.strangers?.has(participant.identity)) return;
+    this.strangers?.add(participant.identity);
+    toast(`What ${nameOf(participant)} sends cannot be read: that is encrypted with another secret.`, 'error');
   }
 
   announce(words) {

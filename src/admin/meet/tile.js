@@ -12,8 +12,12 @@ const QUALITY = {
 };
 
 export class Tile {
-  /** `source` is Track.Source.Camera or ScreenShare. `pinned(tile)` is told when somebody wants it large. */
-  constructor(participant, source, pinned) {
+  /**
+   * `source` is Track.Source.Camera or ScreenShare. `pinned(tile)` is told when somebody wants it large; `encrypted()` tells whether we
+   * have a secret.
+   */
+  constructor(participant, source, pinned, encrypted) {
+    this.encrypted = encrypted;
     this.participant = participant;
     this.source = source;
     this.screen = source === Track.Source.ScreenShare;
@@ -30,12 +34,12 @@ export class Tile {
     this.layer = el('span.tile-layer', { hidden: true });
     this.bars = el('span.bars', { role: 'img' }, el('i'), el('i'), el('i'));
     this.hand = el('span.tile-hand', { role: 'img', 'aria-label': 'Hand raised', title: 'Hand raised', hidden: true }, icon('hand'));
-    this.paused = el('p.tile-paused', { hidden: true }, 'The picture is paused: the network carries only the sound.');
+    this.words = el('p.tile-words', { hidden: true });
     this.details = el('dl.tile-details');
     this.pin = el('button.tile-pin', { type: 'button' }, icon('pin'));
     this.pin.addEventListener('click', () => pinned(this));
     const foot = el('div.tile-foot', {}, this.mic, this.name, el('span.tile-right', {}, this.layer, this.bars));
-    this.element = el('article.tile', { 'data-key': this.key }, this.initials, this.video, this.paused, this.hand, this.details, this.pin, foot);
+    this.element = el('article.tile', { 'data-key': this.key }, this.initials, this.video, this.words, this.hand, this.details, this.pin, foot);
     this.element.addEventListener('dblclick', () => pinned(this));
     this.element.style.setProperty('--hue', hue(participant.identity));
     this.update();
@@ -51,7 +55,8 @@ export class Tile {
     this.initials.textContent = initials(name);
     this.name.textContent = this.screen ? `${this.local ? 'Your' : `${name}’s`} screen` : this.local ? `${name} (you)` : name;
     this.element.setAttribute('aria-label', this.name.textContent);
-    this.show(publication && !publication.isMuted ? publication.videoTrack ?? null : null);
+    const readable = this.local || !publication?.isEncrypted || this.encrypted();
+    this.show(publication && !publication.isMuted && readable ? publication.videoTrack ?? null : null);
 
     const muted = !participant.isMicrophoneEnabled;
     this.mic.hidden = this.screen || !muted;
@@ -61,12 +66,22 @@ export class Tile {
     this.element.dataset.speaking = String(!this.screen && participant.isSpeaking && !muted);
     this.element.dataset.local = String(this.local);
     this.hand.hidden = this.screen || !handOf(participant);
-    this.paused.hidden = !(this.track && publication?.track?.streamState === Track.StreamState.Paused);
+    this.say();
     const [bars, words] = QUALITY[participant.connectionQuality] ?? ['', 'The connection is not known yet'];
     this.bars.dataset.bars = bars;
     this.bars.setAttribute('aria-label', words);
     this.bars.title = words;
     this.bars.hidden = this.screen || bars === '';
+  }
+
+  /** Why there is no picture though there should be one. */
+  say() {
+    const { publication } = this;
+    let words = '';
+    if (this.track && this.track.streamState === Track.StreamState.Paused) words = 'The picture is paused: the network carries only the sound.';
+    if (!this.local && publication?.isEncrypted && !this.encrypted()) words = 'Encrypted with a secret that you have not given.';
+    this.words.textContent = words;
+    this.words.hidden = !words;
   }
 
   show(track) {
