@@ -97,3 +97,64 @@ fn check_name(field: &str, name: &str, least: usize) -> Result<(), Failure> {
     let text = format!("{field} wants {least} to {NAME_CHARS_MAX} characters, none of them a control character.");
     Err(Failure::new(StatusCode::BAD_REQUEST, text))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, Request, StatusCode, header};
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::{NAME_CHARS_MAX, Views};
+    use crate::config::Plan;
+    use crate::signal::api::{Handle, Purpose};
+    use crate::signal::auth::Gate;
+
+    async fn post(plan: &Plan, room: &str, body: String) -> (StatusCode, String) {
+        let handle = Handle::new(sync_channel(1).0, std::thread::current(), Default::default());
+        let routes: Router = super::super::routes(Views::new(plan, handle, Vec::new()));
+        let request = Request::post(format!("/meet/{room}/token")).header(header::HOST, "localhost:7880");
+        let response = routes.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        let status = response.status();
+        (status, String::from_utf8(to_bytes(response.into_body(), 1 << 16).await.unwrap().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn in_dev_a_token_opens_its_room_and_no_other() {
+        let plan = Plan::default();
+        let wish = json!({ "participant_identity": "ada-1", "participant_name": "Ada", "room_name": "ignored" });
+        let (status, body) = post(&plan, "the%20room", wish.to_string()).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+        let made: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(made["server_url"], "ws://localhost:7880");
+        let bearer = format!("Bearer {}", made["participant_token"].as_str().unwrap());
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer.parse().unwrap())]);
+        let gate = Gate::new(&plan.keys, false);
+        assert_eq!(gate.join(&headers, "the room", Purpose::Publish), Ok(Some("ada-1".into())));
+        assert!(gate.join(&headers, "another", Purpose::Watch).is_err() && gate.list(&headers).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said() {
+        let plan = Plan::default();
+        let long = "x".repeat(NAME_CHARS_MAX + 1);
+        let cases = [
+            ("", "The body wants to be"),
+            ("[]", "The body wants to be"),
+            ("{\"participant_name\":\"Ada\"}", "participant_identity"),
+            ("{\"participant_identity\":\"\"}", "participant_identity wants 1 to"),
+            ("{\"participant_identity\":\"a\\u0000\"}", "control character"),
+            (&format!("{{\"participant_identity\":\"a\",\"participant_name\":\"{long}\"}}"), "participant_name wants 0 to"),
+        ];
+        for (body, words) in cases {
+            let (status, answer) = post(&plan, "a", body.to_owned()).await;
+            assert!(status == StatusCode::BAD_REQUEST && answer.contains(words), "{body}: {status} {answer}");
+        }
+        let closed = Plan { dev: false, ..Plan::default() };
+        let (status, answer) = post(&closed, "a", "{\"participant_identity\":\"a\"}".into()).await;
+        assert!(status == StatusCode::FORBIDDEN && answer.contains("distributary token"), "{status} {answer}");
+    }
+}

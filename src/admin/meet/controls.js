@@ -99,11 +99,15 @@ export class Controls {
 
   async hand() {
     const { localParticipant } = this.meeting.room;
+    if (localParticipant.permissions?.canUpdateMetadata === false) {
+      return toast('Your access token does not allow raising a hand: it is without canUpdateOwnMetadata.', 'error');
+    }
     try {
       await raiseHand(localParticipant, !handOf(localParticipant));
     } catch (error) {
       toast(`The hand could not be raised: ${error.message}`, 'error');
     }
+    return undefined;
   }
 
   details() {
