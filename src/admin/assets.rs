@@ -1,4 +1,5 @@
-//! The pages, embedded in the binary: plain files, served as they are. Of `admin/page` at `/`, and of `admin/meet/dist` at `/meet/{room}`.
+//! The pages, embedded in the binary: plain files, served as they are. Of `admin/page` at `/`, of `admin/console` at `/admin`, and of
+//! `admin/meet/dist` at `/meet/{room}`.
 //!
 //! A browser asks each time whether a file is still what it has, by its entity tag (RFC 9110 §8.8.3), and gets a 304.
 
@@ -9,14 +10,14 @@ use axum::routing::get;
 use ring::digest;
 
 macro_rules! files {
-    ($($file:literal)*) => {
-        &[$(($file, include_bytes!(concat!("page/", $file)))),*]
+    ($folder:literal $($file:literal)*) => {
+        &[$(($file, include_bytes!(concat!($folder, $file)))),*]
     };
 }
 
 /// Every file of the page. `index.html` is at `/`, the others at their names.
 const FILES: &[(&str, &[u8])] = files! {
-    "index.html" "style.css" "favicon.svg" "app.js" "activity.js" "delta.js" "explain.js" "graph.js" "rooms.js" "source.js"
+    "page/" "index.html" "style.css" "favicon.svg" "app.js" "activity.js" "delta.js" "explain.js" "graph.js" "rooms.js" "source.js"
     "stats.js" "test-worker.js" "testcard.js" "unwatched.js" "whip.js"
 };
 
@@ -29,6 +30,11 @@ const MEETING: &[(&str, &str, &[u8])] = &[
     ("/meet.css", "meet.css", include_bytes!("meet/dist/meet.css")),
     ("/meet-licenses.txt", "licenses.txt", include_bytes!("meet/dist/licenses.txt")),
 ];
+
+/// The admin page, of `admin/console`: `index.html` is at `/admin`, the others below it at their names.
+const CONSOLE: &[(&str, &[u8])] = files! {
+    "console/" "index.html" "console.css" "console.js" "ask.js" "events.js" "load.js" "rooms.js" "service.js"
+};
 
 /// A page loads nothing from elsewhere and runs nothing inline; another site must not frame it.
 const SECURITY: [(HeaderName, HeaderValue); 5] = [
@@ -55,8 +61,12 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         let path = if name == "index.html" { "/".to_owned() } else { format!("/{name}") };
         (path, name, bytes)
     });
+    let console = CONSOLE.iter().map(|&(name, bytes)| {
+        let path = if name == "index.html" { "/admin".to_owned() } else { format!("/admin/{name}") };
+        (path, name, bytes)
+    });
     let meeting = MEETING.iter().map(|&(path, name, bytes)| (path.to_owned(), name, bytes));
-    page.chain(meeting).fold(Router::new(), |router, (path, name, bytes)| {
+    page.chain(console).chain(meeting).fold(Router::new(), |router, (path, name, bytes)| {
         let tag = tag(bytes);
         router.route(&path, get(async move |headers: HeaderMap| file(name, bytes, tag, &headers)))
     })
@@ -93,7 +103,7 @@ mod tests {
     use axum::http::{Request, StatusCode, header};
     use tower::ServiceExt;
 
-    use super::FILES;
+    use super::{CONSOLE, FILES};
 
     async fn ask(path: &str, tag: Option<&str>) -> axum::response::Response {
         let mut request = Request::get(path);
@@ -120,13 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_the_page_is_served() {
-        let directory = std::path::Path::new(file!()).with_file_name("page");
+    fn every_file_of_the_pages_is_served() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let Ok(entries) = std::fs::read_dir(root.join(&directory)) else { return };
-        for entry in entries {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            assert!(FILES.iter().any(|(file, _)| *file == name), "{name} is not in the list");
+        for (folder, files) in [("page", FILES), ("console", CONSOLE)] {
+            let Ok(entries) = std::fs::read_dir(root.join(std::path::Path::new(file!()).with_file_name(folder))) else { return };
+            for entry in entries {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                assert!(files.iter().any(|(file, _)| *file == name), "{folder}/{name} is not in the list");
+            }
         }
     }
 }

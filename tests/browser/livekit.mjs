@@ -19,6 +19,10 @@ const FILES = {
   '/favicon.svg': [path.resolve(DIST, '..', '..', 'page', 'favicon.svg'), 'image/svg+xml'],
 };
 
+/** What our server allows its pages. */
+const POLICY = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+  + "media-src 'self' blob: mediastream:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
+
 /** `open`: whether it makes tokens of who asks, as our `--dev` does. */
 export async function livekit(name, { key = 'devkey', secret = 'secret', open = true } = {}) {
   const program = process.env.LIVEKIT_SERVER;
@@ -74,7 +78,10 @@ async function answer(request, response, port, open) {
   const parts = [];
   for await (const part of request) parts.push(part);
   const page = /^\/meet(\/[^/]+)?\/?$/.test(pathname) ? [path.join(DIST, 'index.html'), 'text/html'] : FILES[pathname];
-  if (page) return void response.writeHead(200, { 'Content-Type': `${page[1]}; charset=utf-8` }).end(readFileSync(page[0]));
+  if (page) {
+    response.writeHead(200, { 'Content-Type': `${page[1]}; charset=utf-8`, 'Content-Security-Policy': POLICY });
+    return void response.end(readFileSync(page[0]));
+  }
   const [, room] = /^\/meet\/([^/]+)\/token$/.exec(pathname) ?? [];
   if (room && !open) return void response.writeHead(403).end('This server makes no tokens.');
   if (room && request.method === 'GET') return void response.writeHead(204).end();
