@@ -327,6 +327,22 @@ test('with a secret only those who have it see and hear', { timeout: 120_000 }, 
   await seesAndHears(ada, 'Ada, as before,', ['Grace']);
 });
 
+test('a meeting is begun by giving it a name, and the link leads to it', { timeout: 120_000 }, async () => {
+  const page = await lobby('/meet', NARROW);
+  await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+  await page.type('#room-name', 'the höhle/1');
+  await join(page, 'Ada');
+  const link = await page.evaluate(() => meeting.link());
+  assert.equal(link, `${server.url}/meet/the%20h%C3%B6hle%2F1`);
+  assert.match(await text(page, 'alone'), /Nobody else is here yet/);
+  await fits(page, 'alone in a narrow window');
+  const other = await lobby(new URL(link).pathname);
+  await other.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+  assert.equal(await text(other, 'join-title'), 'the höhle/1');
+  await join(other, 'Grace');
+  await seesAndHears(page, 'Ada', ['Grace']);
+});
+
 test('without any device one joins to watch and listen', { timeout: 120_000 }, async () => {
   await meet('poor', 'Ada');
   const page = await lobby('/meet/poor', NARROW);

@@ -47,6 +47,7 @@ export class JoinScreen {
     $('secret-field').open = $('secret').value !== '';
     // A name in a token is its maker's choice.
     $('my-name').disabled = Boolean(name);
+    $('room-name').value ||= (this.token && claimsOf(this.token)?.video?.room) || '';
     $('room-field').hidden = this.room !== '';
     $('room-name').required = this.room === '';
     $('join-title').textContent = this.room || 'Start a meeting';
@@ -56,7 +57,7 @@ export class JoinScreen {
     const makes = this.token ? Promise.resolve(true) : serverMakesTokens(this.room);
     await Promise.all(Object.keys(KINDS).map((kind) => (this.wanted[kind] ? this.open(kind) : null)));
     await this.list();
-    if (!(await makes)) this.askForToken('This server wants an access token from whoever joins.');
+    if (!(await makes)) this.askForToken('This server wants an access token from whoever joins.', true);
   }
 
   async submit() {
@@ -98,13 +99,15 @@ export class JoinScreen {
     return token;
   }
 
-  askForToken(words) {
+  /** `expected`: nothing went wrong yet. */
+  askForToken(words, expected = false) {
     $('token-field').hidden = false;
-    this.problem(words);
+    this.problem(words, expected);
     $('token').focus();
   }
 
-  problem(words) {
+  problem(words, expected = false) {
+    $('join-problem').dataset.expected = String(expected);
     $('join-problem').textContent = words;
     $('join-problem').hidden = !words;
   }

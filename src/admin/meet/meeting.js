@@ -21,6 +21,8 @@ const REDRAW = [
   RoomEvent.ConnectionQualityChanged, RoomEvent.TrackStreamStateChanged, RoomEvent.Reconnected,
   RoomEvent.ParticipantEncryptionStatusChanged,
 ];
+/** What `?codec=` may ask for; the client's own choice otherwise. */
+const CODECS = ['vp8', 'h264', 'vp9', 'av1'];
 /** Beyond this many, nobody is told who comes and goes. */
 const ANNOUNCED_MAX = 12;
 
@@ -60,7 +62,7 @@ export class Meeting {
       dynacast: true,
       audioCaptureDefaults: { deviceId: devices.audioinput || undefined },
       videoCaptureDefaults: { deviceId: devices.videoinput || undefined, resolution: VideoPresets.h720.resolution },
-      publishDefaults: { videoCodec: new URLSearchParams(location.search).get('codec') || undefined },
+      publishDefaults: { videoCodec: CODECS.find((codec) => codec === new URLSearchParams(location.search).get('codec')) },
     });
     this.listen(room);
     this.chat.start(room);
