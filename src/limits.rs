@@ -160,6 +160,18 @@ pub const SDP_BYTES_MAX: usize = 64 * 1024;
 pub const MEDIA_SECTIONS_MAX: usize = 32;
 /// Candidates read from one offer or fragment; further ones are ignored (an ICE-lite agent does not need them).
 pub const CANDIDATES_MAX: usize = 64;
+/// Bytes of one message of a data channel, in either direction; a client that sends a longer one loses its data channels.
+pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of what is told of a member or a room: a name, metadata, all attributes together. More is refused.
+pub const NAME_BYTES_MAX: usize = 256;
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// Members that one can name who may watch its tracks; further ones may not.
+pub const MEMBERS_NAMED_MAX: usize = 4096;
+/// Messages on their way to a member's client. One that does not read them is taken out of its room.
+pub const MEMBER_MESSAGES: usize = 1024;
+/// Bytes of a message of a member's client, and of what it joins with; a longer one ends its connection.
+pub const SIGNAL_BYTES_MAX: usize = 512 * 1024;
 /// Characters of a room name.
 pub const ROOM_NAME_CHARS_MAX: usize = 128;
 

@@ -35,6 +35,8 @@ enum Role {
     Retransmission {
         of: u8,
     },
+    /// Nothing any more: its track has ended. The place is free.
+    Gone,
 }
 
 /// One received SSRC.
@@ -132,6 +134,38 @@ impl Inbound {
         }
     }
 
+    /// Takes over the m-lines of `new`, and its room for more of them. Streams of tracks that are not among those have ended: `forget` is
+    /// told of each. What was replaced is in `new` afterwards.
+    pub(super) fn renew(&mut self, new: &mut Inbound, mut forget: impl FnMut(Ssrc)) {
+        std::mem::swap(&mut self.lines, &mut new.lines);
+        std::mem::swap(&mut self.readers, &mut new.readers);
+        let Inbound { lines: old, readers, .. } = new;
+        for line in &mut self.lines {
+            line.layers = old.iter().find(|old| old.track == line.track).map_or(line.layers, |old| old.layers);
+        }
+        for stream in self.streams.iter_mut().filter(|stream| stream.role != Role::Gone) {
+            let track = old.get(stream.media as usize).map(|line| line.track);
+            let reader = stream.reader.take().and_then(|reader| readers.get_mut(reader as usize));
+            match self.lines.iter().position(|line| Some(line.track) == track) {
+                Some(index) => {
+                    stream.media = index as u8;
+                    if let Some(reader) = reader.filter(|_| self.readers.len() < self.readers.capacity()) {
+                        stream.reader = Some(self.readers.len() as u8);
+                        self.readers.push(std::mem::take(reader));
+                    }
+                }
+                None => {
+                    (stream.role, stream.missing, stream.key_frame_wanted) = (Role::Gone, Missing::default(), false);
+                    forget(stream.ssrc);
+                }
+            }
+        }
+    }
+
+    fn stream_at(&self, ssrc: Ssrc) -> Option<usize> {
+        self.streams.iter().position(|stream| stream.ssrc == ssrc && stream.role != Role::Gone)
+    }
+
     pub fn tracks(&self) -> impl Iterator<Item = TrackId> + '_ {
         self.lines.iter().map(|line| line.track)
     }
@@ -205,7 +239,7 @@ impl Inbound {
         rtp: crate::units::RtpTime,
         now: Micros,
     ) -> Option<(TrackId, u8, SenderClock)> {
-        let index = self.streams.iter().position(|stream| stream.ssrc == ssrc)?;
+        let index = self.stream_at(ssrc)?;
         let stream = &mut self.streams[index];
         let clock = SenderClock { stream: index as u8, ntp, rtp, at: now };
         stream.clock = Some(clock);
@@ -223,7 +257,7 @@ impl Inbound {
 
     /// Finds or makes the stream of an SSRC whose packet was authenticated.
     fn stream_of(&mut self, header: &rtp::Header<'_>) -> Result<usize, DropReason> {
-        if let Some(index) = self.streams.iter().position(|stream| stream.ssrc == header.ssrc) {
+        if let Some(index) = self.stream_at(header.ssrc) {
             return Ok(index);
         }
         let (media, role, layer) = self.resolve(header)?;
@@ -233,7 +267,8 @@ impl Inbound {
             missing.reported(round_trip);
         }
         let described = self.lines[media].config.extensions.id(ExtensionKind::DependencyDescriptor).is_some();
-        let room = self.readers.len() < self.readers.capacity() && self.streams.len() < STREAMS_PER_PEER;
+        let free = self.streams.iter().position(|stream| stream.role == Role::Gone);
+        let room = self.readers.len() < self.readers.capacity() && (free.is_some() || self.streams.len() < STREAMS_PER_PEER);
         let reader = (described && role == Role::Media && room).then_some(self.readers.len() as u8);
         if reader.is_some() {
             self.readers.push(dependency::Reader::default());
@@ -255,8 +290,11 @@ impl Inbound {
             reader,
             layer_told: Layer::default(),
         };
-        self.streams.try_push(stream).map_err(|_| DropReason::SsrcLimit)?;
-        Ok(self.streams.len() - 1)
+        match free.and_then(|free| self.streams.get_mut(free)) {
+            Some(place) => *place = stream,
+            None => self.streams.try_push(stream).map_err(|_| DropReason::SsrcLimit)?,
+        }
+        Ok(free.unwrap_or(self.streams.len() - 1))
     }
 
     /// Which m-line an unknown SSRC belongs to, as what, and which simulcast layer it is.
@@ -511,7 +549,7 @@ fn contradicts(line: &Line, stream: &Stream, header: &rtp::Header<'_>) -> bool {
     let Some(rid) = line.config.rids.get(stream.layer as usize) else { return false };
     let kind = match stream.role {
         Role::Media => ExtensionKind::Rid,
-        Role::Retransmission { .. } => ExtensionKind::RepairedRid,
+        Role::Retransmission { .. } | Role::Gone => ExtensionKind::RepairedRid,
     };
     let told = line.config.extensions.id(kind).and_then(|id| header.extension(id));
     told.is_some_and(|told| told != rid.as_bytes())
@@ -584,7 +622,8 @@ impl Peer {
         if self.keys.is_some() {
             self.ask_for_missing(&mut inbound, now, batch, metrics);
             self.ask_for_key_frames(&mut inbound, now, batch, metrics);
-            self.report_arrivals(&mut inbound.arrivals, inbound.streams.first().map(|stream| stream.ssrc), now, batch);
+            let any = inbound.streams.iter().find(|stream| stream.role != Role::Gone).map(|stream| stream.ssrc);
+            self.report_arrivals(&mut inbound.arrivals, any, now, batch);
             if now >= inbound.next_report && !inbound.streams.is_empty() {
                 inbound.next_report = now + REPORT_INTERVAL;
                 self.report_reception(&mut inbound, now, batch);
@@ -597,7 +636,7 @@ impl Peer {
         let from = self.rtcp_ssrc;
         for index in 0..inbound.streams.len() {
             let stream = &mut inbound.streams[index];
-            let line = &inbound.lines[stream.media as usize];
+            let Some(line) = inbound.lines.get(stream.media as usize).filter(|_| stream.role != Role::Gone) else { continue };
             if stream.missing.is_empty() && stream.missing.given_up() == 0 {
                 continue;
             }
@@ -660,7 +699,8 @@ impl Peer {
 
     fn report_reception(&mut self, inbound: &mut Inbound, now: Micros, batch: &mut SendBatch) {
         let mut blocks: ArrayVec<rtcp::ReportBlock, STREAMS_PER_PEER> = ArrayVec::new();
-        for stream in inbound.streams.iter_mut().filter(|stream| stream.reception.started()) {
+        let flowing = |stream: &&mut Stream| stream.role != Role::Gone && stream.reception.started();
+        for stream in inbound.streams.iter_mut().filter(flowing) {
             let (last_sr, delay) =
                 stream.clock.map_or((0, 0), |clock| (compact(clock.ntp), (now.since(clock.at) * 65_536 / 1_000_000) as u32));
             blocks.push(rtcp::ReportBlock {
