@@ -1,6 +1,6 @@
 // The meeting page: four people in one room, through the page's own buttons and keys, in a wide and in a narrow window.
 //
-// With MEET_SERVER=livekit the same against a LiveKit server (livekit.mjs): what fails there too is the page's fault.
+// With MEET_SERVER=livekit the same against a LiveKit server (livekit-server.mjs): what fails there too is the page's fault.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, open } from './browsers.mjs';
-import { livekit } from './livekit.mjs';
+import { livekit } from './livekit-server.mjs';
 import { KEY, OUT, SECRET, TESTS, configWithKeys, pause, serve, token, until } from './server.mjs';
 
 const LIVEKIT = process.env.MEET_SERVER === 'livekit';

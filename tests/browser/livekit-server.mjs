@@ -26,7 +26,7 @@ const POLICY = "default-src 'none'; script-src 'self'; worker-src 'self'; style-
 /** `open`: whether it makes tokens of who asks, as our `--dev` does. */
 export async function livekit(name, { key = 'devkey', secret = 'secret', open = true } = {}) {
   const program = process.env.LIVEKIT_SERVER;
-  assert.ok(program && existsSync(program), 'LIVEKIT_SERVER is to name the program of a LiveKit server: see tests/browser/livekit.mjs');
+  assert.ok(program && existsSync(program), 'LIVEKIT_SERVER is to name the program of a LiveKit server: see tests/browse./livekit-server.mjs');
   mkdirSync(OUT, { recursive: true });
   const [port, mediaPort] = [await freeTcpPort(), await freeUdpPort()];
   const file = path.join(OUT, `${name}.livekit.yaml`);
