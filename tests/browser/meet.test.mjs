@@ -4,18 +4,17 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { chromium, closePages, open } from './browsers.mjs';
+import { chromium, closePages } from './browsers.mjs';
 import { livekit } from './livekit-server.mjs';
-import { KEY, OUT, SECRET, TESTS, configWithKeys, pause, serve, token, until } from './server.mjs';
+import { NARROW, WIDE, fits, join, lobby, meet, seen as seesItself, seesAndHears, shot, shows, text, tiles, voice } from './meeting.mjs';
+import { KEY, SECRET, TESTS, configWithKeys, pause, serve, token, until } from './server.mjs';
 
 const LIVEKIT = process.env.MEET_SERVER === 'livekit';
 const NAMES = ['Ada Lovelace', 'Grace Hopper', 'Linus', 'Margaret Hamilton'];
-const WIDE = { width: 1280, height: 720 };
-const NARROW = { width: 390, height: 844 };
 
 let server;
 let locked;
@@ -33,120 +32,6 @@ after(async () => {
   await server?.stop();
 });
 
-/** Something like speech: Chromium's own beeps are too few to be taken for that, and its noise suppression takes a plain tone away. */
-function voice() {
-  const rate = 48_000;
-  const samples = new Int16Array(rate * 4);
-  for (let i = 0; i < samples.length; i++) {
-    const t = i / rate;
-    const syllable = Math.max(0, Math.sin(2 * Math.PI * 4 * t)) ** 0.5;
-    const pitch = 140 + 40 * Math.sin(2 * Math.PI * 0.5 * t);
-    const vowel = [1, 2, 3, 4, 5, 6, 8].reduce((sum, n) => sum + Math.sin(2 * Math.PI * pitch * n * t) / n, 0);
-    samples[i] = 7_000 * syllable * vowel;
-  }
-  const header = Buffer.alloc(44);
-  header.write('RIFF', 0);
-  header.writeUInt32LE(36 + samples.byteLength, 4);
-  header.write('WAVEfmt ', 8);
-  header.writeUInt32LE(16, 16);
-  header.writeUInt16LE(1, 20);
-  header.writeUInt16LE(1, 22);
-  header.writeUInt32LE(rate, 24);
-  header.writeUInt32LE(rate * 2, 28);
-  header.writeUInt16LE(2, 32);
-  header.writeUInt16LE(16, 34);
-  header.write('data', 36);
-  header.writeUInt32LE(samples.byteLength, 40);
-  const file = path.join(OUT, 'meet-voice.wav');
-  writeFileSync(file, Buffer.concat([header, Buffer.from(samples.buffer)]));
-  return file;
-}
-
-/** The page of a room, at the screen before the meeting. */
-async function lobby(where, viewport = WIDE, at = server) {
-  const page = await open(browser, at, where);
-  await page.setViewport(viewport);
-  // All tabs are looked at: a page that is not has its pictures paused.
-  await page.emulateFocusedPage(true);
-  return page;
-}
-
-async function join(page, name) {
-  await page.$eval('#my-name', (input, text) => (input.disabled || (input.value = text)), name);
-  await page.click('#join');
-  await page.waitForFunction(() => document.body.dataset.view === 'meeting', { timeout: 20_000 });
-}
-
-async function meet(room, name, viewport) {
-  const page = await lobby(`/meet/${room}`, viewport);
-  await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
-  await join(page, name);
-  return page;
-}
-
-/** What is on the stage: of each visible tile what it shows, frames and energy of what is received. */
-const tiles = (page) => page.evaluate(async () => {
-  const seen = {};
-  for (const tile of meeting.stage.tiles.values()) {
-    const { element, video, participant } = tile;
-    const canvas = new OffscreenCanvas(16, 9);
-    const context = canvas.getContext('2d', { willReadFrequently: true });
-    if (video.videoWidth) context.drawImage(video, 0, 0, 16, 9);
-    const { data } = context.getImageData(0, 0, 16, 9);
-    let light = 0;
-    for (let i = 0; i < data.length; i += 4) light += (data[i] + data[i + 1] + data[i + 2]) / (16 * 9 * 3);
-    let sound = null;
-    for (const { track } of participant.audioTrackPublications.values()) {
-      if (!participant.isLocal && track) sound = (await track.getReceiverStats())?.totalAudioEnergy ?? null;
-    }
-    seen[element.getAttribute('aria-label')] = {
-      visible: !element.hidden, local: tile.local, muted: element.dataset.muted === 'true', speaking: element.dataset.speaking === 'true',
-      hand: !tile.hand.hidden, picture: element.dataset.video === 'true', width: video.videoWidth, height: video.videoHeight,
-      frames: video.getVideoPlaybackQuality().totalVideoFrames, light, sound, layer: tile.layer.hidden ? '' : tile.layer.textContent,
-    };
-  }
-  return seen;
-});
-
-/** Waits until the page shows what `right` says of its tiles; returns them. */
-async function shows(page, what, right, ms = 20_000) {
-  let seen;
-  await until(what, ms, async () => right((seen = await tiles(page))), () => JSON.stringify(seen));
-  return seen;
-}
-
-/** Waits until somebody's picture moves and sound arrives, as this page sees and hears them. */
-async function seesAndHears(page, me, names) {
-  const before = await tiles(page);
-  await shows(page, `${me} sees and hears ${names}`, (now) => names.every((name) => {
-    const [tile, past] = [now[name], before[name]];
-    return tile?.picture && tile.width > 0 && tile.light > 20 && tile.frames - (past?.frames ?? 0) >= 10 && tile.sound - (past?.sound ?? 0) > 1e-4;
-  }), 40_000);
-}
-
-/** Nothing sticks out of the window: no sideways scrolling, and every button is where it can be touched. */
-async function fits(page, what) {
-  const wrong = await page.evaluate(() => {
-    const { innerWidth: width, innerHeight: height } = window;
-    const out = [];
-    if (document.documentElement.scrollWidth > width) out.push(`the page is ${document.documentElement.scrollWidth} wide`);
-    if (document.scrollingElement.scrollLeft || document.getElementById('meeting-view').scrollLeft) out.push('scrolled sideways');
-    for (const control of document.querySelectorAll('button, input, select, textarea, a')) {
-      if (!control.checkVisibility()) continue;
-      const { left, top, right, bottom } = control.getBoundingClientRect();
-      // The screen before the meeting may be scrolled.
-      const low = bottom > height && document.body.dataset.view === 'meeting';
-      if (left < 0 || right > width || top < 0 || low) out.push(`${control.id || control.ariaLabel || control.textContent}: ${[left, top, right, bottom].map(Math.round)}`);
-      if (control.matches('.round') && (right - left < 40 || bottom - top < 40)) out.push(`${control.ariaLabel} is too small to touch`);
-    }
-    return out;
-  });
-  assert.deepEqual(wrong, [], what);
-}
-
-const shot = (page, name) => page.screenshot({ path: path.join(OUT, `meet-${name}.png`) });
-const text = (page, id) => page.$eval(`#${id}`, (element) => (element.checkVisibility() ? element.innerText : ''));
-
 test('what is embedded is what its source builds', { timeout: 120_000 }, () => {
   const source = path.resolve(TESTS, '..', 'src', 'admin', 'meet');
   const out = mkdtempSync(path.join(tmpdir(), 'meet-'));
@@ -163,10 +48,9 @@ test('what is embedded is what its source builds', { timeout: 120_000 }, () => {
   }
 });
 
-test('four people meet', { timeout: 240_000 }, async () => {
-  const room = 'four';
+test('four people meet', { timeout: 300_000 }, async () => {
   const pages = [];
-  for (const [i, name] of NAMES.entries()) pages.push(await meet(room, name, i === 3 ? NARROW : WIDE));
+  for (const [i, name] of NAMES.entries()) pages.push(await meet(browser, server, '/meet/four', name, i === 3 ? NARROW : WIDE));
   const [ada, grace, linus, margaret] = pages;
   for (const [i, page] of pages.entries()) await seesAndHears(page, NAMES[i], NAMES.filter((name) => name !== NAMES[i]));
   await shows(ada, 'who speaks is marked', (seen) => NAMES.slice(1).every((name) => seen[name].speaking));
@@ -229,9 +113,10 @@ test('four people meet', { timeout: 240_000 }, async () => {
   await ada.evaluate(() => meeting.stage.pinParticipant(meeting.stage.large().participant));
   const large = await ada.evaluate(() => meeting.stage.large().element.getAttribute('aria-label'));
   const layer = /^\d+p( \d\/\d)?$/;
-  await shows(ada, `${large} comes at full height`, (seen) => seen[large].height >= 540 && layer.test(seen[large].layer), 40_000);
+  // Full height if the machine can encode and the path is believed to carry it; more than the least in any case.
+  await shows(ada, `${large} comes as a large layer`, (seen) => seen[large].height >= 360 && layer.test(seen[large].layer), 60_000);
   const small = NAMES.find((name) => name !== large && name !== NAMES[0]);
-  await shows(ada, `${small} comes as a small layer`, (seen) => seen[small].height <= 360 && layer.test(seen[small].layer), 40_000);
+  await shows(ada, `${small} comes as a small layer`, (seen) => seen[small].height <= 180 && layer.test(seen[small].layer), 40_000);
   await shot(ada, '1280x720-speaker');
   await ada.click(`[data-pinned="true"] .tile-pin`);
   await ada.keyboard.press('g');
@@ -263,7 +148,7 @@ test('four people meet', { timeout: 240_000 }, async () => {
   assert.match(await text(margaret, 'left-title'), /You have left/);
   await fits(margaret, 'the screen after the meeting');
   await margaret.click('#rejoin');
-  await margaret.waitForFunction(() => !document.getElementById('preview').hidden, { timeout: 20_000 });
+  await seesItself(margaret);
   await fits(margaret, 'the screen before the meeting');
   await shot(margaret, '390x844-join');
   await join(margaret, 'Margaret Hamilton');
@@ -272,7 +157,7 @@ test('four people meet', { timeout: 240_000 }, async () => {
 });
 
 test('a cut connection comes back by itself, and the page says what happens', { timeout: 120_000 }, async () => {
-  const [ada, grace] = [await meet('cut', 'Ada'), await meet('cut', 'Grace')];
+  const [ada, grace] = [await meet(browser, server, '/meet/cut', 'Ada'), await meet(browser, server, '/meet/cut', 'Grace')];
   await seesAndHears(ada, 'Ada', ['Grace']);
   for (const scenario of ['signal-reconnect', 'full-reconnect']) {
     const banner = ada.waitForFunction(() => !document.getElementById('banner').hidden && document.getElementById('banner').innerText, { timeout: 20_000, polling: 20 });
@@ -285,12 +170,7 @@ test('a cut connection comes back by itself, and the page says what happens', { 
 });
 
 test('with a secret only those who have it see and hear', { timeout: 120_000 }, async () => {
-  const enter = async (name, hash) => {
-    const page = await lobby(`/meet/secret${hash}`);
-    await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
-    await join(page, name);
-    return page;
-  };
+  const enter = (name, hash) => meet(browser, server, `/meet/secret${hash}`, name);
   const [ada, grace] = [await enter('Ada', '#secret=delta+1'), await enter('Grace', '#secret=delta+1')];
   await seesAndHears(ada, 'Ada', ['Grace']);
   await seesAndHears(grace, 'Grace', ['Ada']);
@@ -328,24 +208,24 @@ test('with a secret only those who have it see and hear', { timeout: 120_000 }, 
 });
 
 test('a meeting is begun by giving it a name, and the link leads to it', { timeout: 120_000 }, async () => {
-  const page = await lobby('/meet', NARROW);
-  await page.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+  const page = await lobby(browser, server, '/meet', NARROW);
+  await seesItself(page);
   await page.type('#room-name', 'the höhle/1');
   await join(page, 'Ada');
   const link = await page.evaluate(() => meeting.link());
   assert.equal(link, `${server.url}/meet/the%20h%C3%B6hle%2F1`);
   assert.match(await text(page, 'alone'), /Nobody else is here yet/);
   await fits(page, 'alone in a narrow window');
-  const other = await lobby(new URL(link).pathname);
-  await other.waitForFunction(() => meeting && !document.getElementById('preview').hidden, { timeout: 20_000 });
+  const other = await lobby(browser, server, new URL(link).pathname);
+  await seesItself(other);
   assert.equal(await text(other, 'join-title'), 'the höhle/1');
   await join(other, 'Grace');
   await seesAndHears(page, 'Ada', ['Grace']);
 });
 
 test('without any device one joins to watch and listen', { timeout: 120_000 }, async () => {
-  await meet('poor', 'Ada');
-  const page = await lobby('/meet/poor', NARROW);
+  await meet(browser, server, '/meet/poor', 'Ada');
+  const page = await lobby(browser, server, '/meet/poor', NARROW);
   await page.evaluateOnNewDocument(() => {
     navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('Requested device not found', 'NotFoundError'));
     navigator.mediaDevices.enumerateDevices = () => Promise.resolve([]);
@@ -362,7 +242,7 @@ test('without any device one joins to watch and listen', { timeout: 120_000 }, a
 
 test('a server with keys wants a token, and says what is wrong with one', { timeout: 120_000 }, async () => {
   const made = (options) => token({ key: KEY, secret: SECRET, room: 'locked', publish: true, subscribe: true, ...options });
-  const page = await lobby('/meet/locked', NARROW, locked);
+  const page = await lobby(browser, locked, '/meet/locked', NARROW);
   await until('the page asks for a token', 10_000, async () => /wants an access token/.test(await text(page, 'join-problem')));
   await fits(page, 'the box for a token');
   await shot(page, '390x844-token');
@@ -381,7 +261,7 @@ test('a server with keys wants a token, and says what is wrong with one', { time
   await page.waitForFunction(() => document.body.dataset.view === 'meeting', { timeout: 20_000 });
 
   // In the address, from where it goes at once; the name in it cannot be changed.
-  const guest = await lobby(`/meet/locked?access_token=${made({ identity: 'guest', name: 'The Guest', publish: false })}`, WIDE, locked);
+  const guest = await lobby(browser, locked, `/meet/locked?access_token=${made({ identity: 'guest', name: 'The Guest', publish: false })}`);
   await guest.waitForFunction(() => location.search === '', { timeout: 10_000 });
   await join(guest, 'Somebody else');
   await shows(page, 'the guest is here by the name in the token', (seen) => 'The Guest' in seen);
