@@ -1,7 +1,8 @@
-//! What operators look at: health, metrics, the JSON API and the page.
+//! What operators look at: health, metrics, the JSON API and the page; and the meeting page.
 
 mod api;
 mod assets;
+mod meet;
 pub mod metrics;
 mod recordings;
 
@@ -30,13 +31,24 @@ pub struct Views {
     started: SystemTime,
     /// Where recordings are, if any are made.
     recordings: Option<PathBuf>,
+    /// Whether the server gives tokens to whoever asks, and over what.
+    dev: bool,
+    tls: bool,
 }
 
 impl Views {
     /// `workers`: the tables of all threads that count.
     pub fn new(plan: &Plan, handle: Handle, workers: Vec<metrics::Table>) -> Arc<Views> {
         let recordings = plan.record.as_ref().map(|record| record.folder.clone());
-        Arc::new(Views { handle, gate: Gate::new(&plan.keys, plan.dev), workers, started: SystemTime::now(), recordings })
+        Arc::new(Views {
+            handle,
+            gate: Gate::new(&plan.keys, plan.dev),
+            workers,
+            started: SystemTime::now(),
+            recordings,
+            dev: plan.dev,
+            tls: plan.tls.is_some(),
+        })
     }
 }
 
@@ -45,6 +57,7 @@ pub fn routes(views: Arc<Views>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
+        .route("/meet/{room}/token", get(meet::can_make).post(meet::make))
         .route("/api/v1/rooms", get(api::rooms))
         .route("/api/v1/rooms/{room}", get(api::room))
         .route("/api/v1/recordings", get(recordings::list).post(recordings::start))

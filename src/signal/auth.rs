@@ -282,7 +282,7 @@ impl Gate {
     }
 }
 
-/// Makes a token of any claims.
+/// Makes a token: of [`Claims`], or of others that mean nothing here.
 pub fn sign(claims: &impl Serialize, secret: &str) -> serde_json::Result<String> {
     let header = r#"{"alg":"HS256","typ":"JWT"}"#;
     let signed = format!("{}.{}", to_base64url(header.as_bytes()), to_base64url(&serde_json::to_vec(claims)?));

@@ -34,7 +34,7 @@ export function freeTcpPort() {
   });
 }
 
-function freeUdpPort() {
+export function freeUdpPort() {
   return new Promise((done, failed) => {
     const socket = dgram.createSocket('udp4').once('error', failed).bind(0, '127.0.0.1', () => {
       const { port } = socket.address();
@@ -44,12 +44,12 @@ function freeUdpPort() {
 }
 
 /** An access token as any other program would make one: JWT, HS256, LiveKit's grant fields. */
-export function token({ key = 'devkey', secret = 'secret', room, publish = false, subscribe = false, seconds = 600 }) {
+export function token({ key = 'devkey', secret = 'secret', room, publish = false, subscribe = false, seconds = 600, identity = 'test', name, grants }) {
   const now = Math.floor(Date.now() / 1000);
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
   const claims = {
-    iss: key, sub: 'test', nbf: now - 5, exp: now + seconds,
-    video: { room, roomJoin: true, canPublish: publish, canSubscribe: subscribe },
+    iss: key, sub: identity, name, nbf: now - 5, exp: now + seconds,
+    video: { room, roomJoin: true, canPublish: publish, canSubscribe: subscribe, ...grants },
   };
   const body = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(claims)}`;
   return `${body}.${createHmac('sha256', secret).update(body).digest('base64url')}`;
