@@ -27,7 +27,7 @@ pub use error::{ErrorKind, NegotiateError, Section};
 pub use fragment::{IceFragment, parse_fragment, restart_fragment};
 
 use crate::limits;
-use crate::rtp::config::{Codec, Direction, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::rtp::config::{Codec, Direction, FecConfig, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::units::Ssrc;
 use crate::wire::extension::ExtensionKind;
 use offer::{Media, Offer};
@@ -276,7 +276,7 @@ fn accept_media(
         },
         codecs: codecs.iter().map(|codec| codec.config).collect(),
         extensions: map,
-        fec: (purpose == Purpose::Watch && kind == MediaKind::Video).then(|| codec::fec(media, &codecs)).flatten(),
+        fec: (kind == MediaKind::Video).then(|| codec::fec(media, &codecs, purpose)).flatten(),
         remote_streams: ArrayVec::new(),
         rids: ArrayVec::new(),
         local_stream: None,
@@ -316,7 +316,7 @@ fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
     let mut payload_types = 0_u128;
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
-        let fec = accepted.config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]);
+        let fec = accepted.config.fec.iter().flat_map(FecConfig::payload_types);
         let of_codecs = accepted.config.codecs.iter().flat_map(|codec| [Some(codec.payload_type), codec.rtx, codec.red]);
         for payload_type in of_codecs.flatten().chain(fec) {
             let bit = 1_u128.checked_shl(u32::from(payload_type.0)).unwrap_or(0);

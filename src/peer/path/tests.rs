@@ -496,7 +496,7 @@ struct Session {
 impl Session {
     fn new(numbered: bool, rtx: bool) -> Session {
         let mut media = config(numbered, rtx, false);
-        media.fec = (numbered && rtx).then_some(FecConfig { red: RED, ulpfec: PayloadType(120) });
+        media.fec = (numbered && rtx).then_some(FecConfig { red: RED, ulpfec: PayloadType(120), red_rtx: None });
         Session::of(media)
     }
 
