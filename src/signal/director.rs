@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use rtrb::Consumer;
 use tracing::{info, warn};
 
-use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Request, SessionPath};
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport, Purpose};
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
@@ -106,6 +106,8 @@ struct Session {
     tracks: Vec<TrackId>,
     /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
     wishes: Vec<(u16, Option<Choice>)>,
+    /// What a viewer told of its picture.
+    seen: Option<Seen>,
     stats: PeerStats,
     stats_at: Micros,
     bitrate_in: u64,
@@ -224,6 +226,11 @@ impl Director {
                 reply.send(self.find(&path).map(|slot| self.session_view(&self.sessions[&slot], now)));
             }
             Request::Layer { path, wish, reply } => reply.send(self.wish(&path, &wish)),
+            Request::Seen { path, seen, reply } => {
+                let slot = self.find(&path);
+                let session = slot.map(|slot| self.sessions.get_mut(&slot));
+                reply.send(session.map(|session| session.into_iter().for_each(|session| session.seen = Some(seen))));
+            }
             Request::Rooms { reply } => reply.send(self.room_views(now)),
             Request::Record { room, reply } => reply.send(self.start_recording(room)),
             Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
@@ -291,6 +298,7 @@ impl Director {
             tracks,
             wishes: Vec::new(),
             stats: PeerStats::default(),
+            seen: None,
             stats_at: now,
             bitrate_in: 0,
             bitrate_out: 0,

@@ -73,7 +73,7 @@ test('the layer follows a path of 3, 1, 0.3 and 3 Mb/s', { timeout: 300_000 }, a
     const [first, last] = [looks[0], looks.at(-1)];
     const steady = looks.filter(({ at }) => at - first.at >= SETTLED_MS);
     const arrived = looks.find((look) => look.width === width);
-    const { layer_sent: sent, target_bitrate: target } = (await server.room(room)).sessions.find((session) => session.purpose === 'watch');
+    const { layer_sent: sent, target_bitrate: target } = await viewer.evaluate(async () => (await fetch(`${window.session.location}/layer`)).json());
     steps.push({
       rate, isDown, width,
       followedMs: Math.round(followed(looks, 1.05 * rate)),

@@ -104,7 +104,7 @@ for (const [codec, noNack] of [['VP8', true], ['VP8', false], ['VP9', true]]) {
     await pause(15_000);
     const [last, after] = [await stats(viewer), await upstream()];
     const counted = Object.fromEntries(Object.keys(after).map((key) => [key, after[key] - before[key]]));
-    const fields = ['framesDecoded', 'packetsReceived', 'packetsLost', 'nackCount', 'pliCount', 'freezeCount', 'freezeSeconds'];
+    const fields = ['framesDecoded', 'keyFramesDecoded', 'packetsReceived', 'packetsLost', 'nackCount', 'pliCount', 'freezeCount', 'freezeSeconds'];
     const viewed = Object.fromEntries(fields.map((field) => [field, last[field] - first[field]]));
     const seen = JSON.stringify({ codec, noNack, ...counted, relayLost: relay.lost.up - losses, viewed, malformed: await malformed() });
     console.log(seen);
