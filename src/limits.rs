@@ -123,6 +123,12 @@ pub const RED_BYTES_MAX: usize = 1100;
 pub const FEC_PLACES: usize = 96;
 /// Bytes after the fixed header of a packet that FEC protects; longer ones are sent without, since the FEC packet is longer still.
 pub const FEC_BYTES_MAX: usize = 1224;
+/// Of a publisher's stream with FEC packets: packets kept to compute lost ones from (more than two groups of the 48 that one FEC packet
+/// can name), and FEC packets that wait for more of those they name. The oldest give way.
+pub const FEC_WINDOW: usize = 128;
+pub const FEC_WAITING: usize = 8;
+/// Lost packets that one received packet can bring along, computed or repeated; what is beyond is asked for again.
+pub const RECOVERED_MAX: usize = 16;
 /// Packets reported in one transport-wide feedback message.
 pub const TWCC_PACKETS: usize = 400;
 
@@ -224,6 +230,7 @@ const _: () = assert!(TRAIN_BYTES <= u16::MAX as usize && TRAIN_BYTES <= SEND_AR
 const _: () = assert!(TRACK_CACHE.is_power_of_two());
 const _: () = assert!(TRACK_CACHE < ARENA_SLOTS && TRACK_CACHE <= RUN_PACKETS);
 const _: () = assert!(PATH_HISTORY.is_power_of_two());
+const _: () = assert!(FEC_WINDOW.is_power_of_two() && RED_BLOCKS_READ <= RECOVERED_MAX);
 const _: () = assert!(PACED_PACKETS + TRACK_CACHE < ARENA_SLOTS && PACED_PER_PEER <= PACED_PACKETS);
 const _: () = assert!(TAP + PACED_PACKETS + RECV_BUFFERS < ARENA_SLOTS / 2);
 const _: () = assert!(WORKERS_MAX <= 64);

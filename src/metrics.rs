@@ -58,6 +58,7 @@ declare! {
         DependencyUnknown = "dependency_unknown", "dependency descriptor that refers to a template or structure the server has not received";
         RtxMalformed = "rtx_malformed", "retransmission without an original sequence number or original stream (RFC 4588)";
         RedMalformed = "red_malformed", "redundant sound whose headers are cut short, reach beyond the packet, make no sense or are too many (RFC 2198)";
+        FecMalformed = "fec_malformed", "forward error correction packet that is cut short, protects nothing, or does not fit the packets that it names (RFC 5109)";
         Duplicate = "duplicate", "packet that had already arrived";
         TooLate = "too_late", "packet older than the window of its stream";
         Padding = "padding", "packet of padding only (a bandwidth probe)";
@@ -107,7 +108,9 @@ declare! {
         Runs = "cached_runs", "Viewers that began with a cached key frame and what came after it: none was asked for.";
         Probed = "probe_packets", "Packets sent to find out what a viewer's path carries: retransmissions of recent ones, or padding.";
         NacksSent = "sent_nacks", "Sequence numbers asked of publishers.";
-        Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, or along with later ones (RFC 2198).";
+        Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, along with later ones (RFC 2198), or by forward error correction (RFC 5109).";
+        FecReceived = "received_fec_packets", "Forward error correction packets of publishers.";
+        FecRecovered = "fec_recovered_packets", "Packets of publishers that were lost and computed from forward error correction packets, of all recovered.";
         LostUpstream = "lost_upstream_packets", "Packets of publishers given up as lost.";
         KeyFrameRequests = "key_frame_requests", "Key-frame requests sent to publishers.";
         KeyFrameRequestsReceived = "received_key_frame_requests", "Key-frame requests received from receivers.";

@@ -296,6 +296,9 @@ pub struct SessionView {
     pub loss: Option<f64>,
     /// Bytes that wait for their turn on a viewer's path.
     pub waiting_bytes: Option<u32>,
+    /// How often a viewer's picture stood still, and for how long, by its own word; none if it has not told (`POST {session}/seen`).
+    pub freezes: Option<u64>,
+    pub frozen_seconds: Option<f64>,
     pub bitrate_in: u64,
     pub bitrate_out: u64,
     pub packets_in: u64,
@@ -355,6 +358,16 @@ pub struct LayerWish {
     pub active: Option<bool>,
 }
 
+/// What a viewer tells of its picture, since the session began: the body of `POST {session}/seen`. The names are those of the W3C's
+/// `RTCInboundRtpStreamStats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Seen {
+    pub freeze_count: u64,
+    /// In seconds.
+    pub total_freezes_duration: f64,
+}
+
 /// One m-line of a session.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TrackView {
@@ -410,6 +423,11 @@ pub enum Request {
     Layer {
         path: SessionPath,
         wish: LayerWish,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    Seen {
+        path: SessionPath,
+        seen: Seen,
         reply: Reply<Result<(), Refusal>>,
     },
     /// Every room with its sessions.
@@ -533,6 +551,11 @@ impl Handle {
     /// Sets the best that a viewer wants of a picture.
     pub async fn layer(&self, path: SessionPath, wish: LayerWish) -> Result<(), Refusal> {
         self.ask(|reply| Request::Layer { path, wish, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    /// Notes what a viewer tells of its picture.
+    pub async fn seen(&self, path: SessionPath, seen: Seen) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Seen { path, seen, reply }).await.ok_or(Refusal::Busy)?
     }
 
     pub async fn rooms(&self) -> Result<Vec<RoomView>, Refusal> {

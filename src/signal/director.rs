@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use rtrb::Consumer;
 use tracing::{info, warn};
 
-use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, SessionPath};
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
 use crate::config::IceServer;
@@ -159,6 +159,8 @@ struct Session {
     growth: Vec<Box<Growth>>,
     /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
     wishes: Vec<(u16, Option<Choice>)>,
+    /// What a viewer told of its picture.
+    seen: Option<Seen>,
     stats: PeerStats,
     stats_at: Micros,
     /// Of what it sent in the last second, what never came.
@@ -300,6 +302,11 @@ impl Director {
                 reply.send(self.find(&path).map(|slot| self.session_view(&self.sessions[&slot], now)));
             }
             Request::Layer { path, wish, reply } => reply.send(self.wish(&path, &wish)),
+            Request::Seen { path, seen, reply } => {
+                let slot = self.find(&path);
+                let session = slot.map(|slot| self.sessions.get_mut(&slot));
+                reply.send(session.map(|session| session.into_iter().for_each(|session| session.seen = Some(seen))));
+            }
             Request::Rooms { reply } => reply.send(self.room_views(now)),
             Request::Record { room, wish, reply } => reply.send(self.start_recording(room, wish)),
             Request::PauseRecording { room, paused, reply } => reply.send(self.pause_recording(&room, paused)),
@@ -427,6 +434,7 @@ impl Director {
             growth: Vec::new(),
             wishes: Vec::new(),
             stats: PeerStats::default(),
+            seen: None,
             stats_at: self.now,
             loss_in: 0.0,
             bitrate_in: 0,

@@ -29,7 +29,7 @@ pub use fragment::{IceFragment, parse_fragment, restart_fragment};
 pub use own::{OwnLine, offer_to_watch};
 
 use crate::limits;
-use crate::rtp::config::{Codec, DataSection, Direction, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::rtp::config::{Codec, DataSection, Direction, FecConfig, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::units::{PayloadType, Ssrc};
 use crate::wire::extension::ExtensionKind;
 use offer::{Media, Offer};
@@ -387,7 +387,7 @@ fn accept_media(
         direction: if purpose == Purpose::Publish { Direction::RecvOnly } else { Direction::SendOnly },
         codecs: codecs.iter().map(|codec| codec.config).collect(),
         extensions: map,
-        fec: (purpose == Purpose::Watch && kind == MediaKind::Video).then(|| codec::fec(media, &codecs)).flatten(),
+        fec: (kind == MediaKind::Video).then(|| codec::fec(media, &codecs, purpose)).flatten(),
         remote_streams: ArrayVec::new(),
         rids: ArrayVec::new(),
         local_stream: None,
@@ -429,7 +429,7 @@ fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
         let kind = accepted.config.kind;
-        let fec = accepted.config.fec.iter().flat_map(|fec| [(fec.red, "red", None), (fec.ulpfec, "ulpfec", None)]);
+        let fec = accepted.config.fec.iter().flat_map(FecConfig::payload_types).map(|number| (number, "fec", None));
         let of_codecs = accepted.config.codecs.iter().flat_map(|codec| {
             let own = codec.payload_type;
             let repeats = [(codec.rtx, "rtx"), (codec.red, "red")];

@@ -168,13 +168,13 @@ impl Worker {
             let media = encoding.and_then(|encoding| encoding.cache.get(wanted.sequence.0 as u32));
             let peer = self.peers.get_mut(id.slot as usize).and_then(Option::as_deref_mut);
             let sent = match (media, peer) {
-                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, now, &mut self.batch),
+                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, wanted.asked, now, &mut self.batch),
                 _ => Err(DropReason::NackTooOld),
             };
             match sent {
                 Ok(()) => self.metrics.add(Counter::Retransmitted, 1),
                 Err(DropReason::RetransmissionLimit) => self.metrics.count_drop(DropReason::RetransmissionLimit),
-                Err(_) => too_old += 1,
+                Err(_) => too_old += wanted.asked as u64,
             }
         }
         if too_old > 0 {

@@ -144,7 +144,7 @@
       }
       const transceiver = pc.addTransceiver(track, init);
       if (track.kind === 'audio' && options.plainSound) withoutRed(transceiver);
-      if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec);
+      if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec, options.fec);
       if (track.kind === 'video' && options.dependencyDescriptor !== undefined) {
         offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
       }

@@ -88,6 +88,8 @@ impl Director {
             acknowledged_bitrate: path.and_then(|path| path.acknowledged).map(|rate| rate.0),
             loss: path.map(|path| path.loss),
             waiting_bytes: path.map(|path| path.waiting_bytes),
+            freezes: session.seen.map(|seen| seen.freeze_count),
+            frozen_seconds: session.seen.map(|seen| seen.total_freezes_duration),
             bitrate_in: session.bitrate_in,
             bitrate_out: session.bitrate_out,
             packets_in: inbound.packets,

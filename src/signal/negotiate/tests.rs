@@ -95,7 +95,7 @@ fn check_invariants(offer: &str, purpose: Purpose, agreed: &Agreed) {
         assert!(!config.codecs.is_empty());
         let numbers: Vec<u8> = line.fmt.split(' ').map(|number| number.parse().unwrap()).collect();
         let expected = config.codecs.iter().flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx]);
-        let fec = config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]);
+        let fec = config.fec.iter().flat_map(FecConfig::payload_types);
         assert_eq!(numbers, expected.flatten().chain(fec).map(|payload_type| payload_type.0).collect::<Vec<_>>());
         match purpose {
             Purpose::Publish => {
@@ -236,8 +236,31 @@ fn ulpfec_is_agreed_on_for_video_that_can_be_protected() {
             chromium.split_inclusive('\n').filter(|line| !missing.iter().any(|missing| line.contains(missing))).collect();
         assert_eq!(fec(&offer).0, [None, None], "without {missing:?}");
     }
-    let publisher = negotiate(PUBLISHERS[0].1, Purpose::Publish).unwrap();
-    assert!(publisher.media.iter().all(|media| media.fec.is_none()) && !publisher.answer.contains("ulpfec"));
+}
+
+/// A publisher that may send all its video in RED has to be able to repeat that.
+#[test]
+fn a_publishers_ulpfec_is_agreed_on_with_its_retransmission() {
+    let chromium = CHROMIUM.to_owned();
+    let fec = |offer: &str| {
+        let agreed = publish(offer);
+        check_invariants(offer, Purpose::Publish, &agreed);
+        let fec = agreed.media.iter().find_map(|media| media.fec);
+        assert_eq!(agreed.answer.contains("ulpfec"), fec.is_some());
+        (fec, agreed.answer)
+    };
+    let (agreed, answer) = fec(&chromium);
+    let FecConfig { red, ulpfec, red_rtx } = agreed.expect("Chromium offers it");
+    let (red, ulpfec, rtx) = (red.0, ulpfec.0, red_rtx.expect("and its retransmission").0);
+    let lines = format!(
+        "a=rtpmap:{red} red/90000\r\na=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={red}\r\na=rtpmap:{ulpfec} ulpfec/90000\r\n"
+    );
+    assert!(answer.contains(&lines), "{answer}");
+    let apt = format!("apt={red}\r");
+    for missing in ["ulpfec/90000", " red/90000", apt.as_str()] {
+        let offer: String = chromium.split_inclusive('\n').filter(|line| !line.contains(missing)).collect();
+        assert_eq!(fec(&offer).0, None, "without {missing:?}");
+    }
 }
 
 #[test]
@@ -506,7 +529,7 @@ fn sound_is_redundant_where_it_is_offered() {
     assert_eq!(agreed.media[0].codecs[0].red, Some(PayloadType(63)));
     assert!(lines(&agreed.answer, "m=audio")[0].ends_with(" 63 111"), "Chromium repeats itself only where that comes first");
     let plain = publish(&CHROMIUM.replace("a=fmtp:63 111/111", "a=fmtp:63 0/111"));
-    assert_eq!((plain.media[0].codecs[0].red, plain.answer.contains(" red/")), (None, false));
+    assert_eq!((plain.media[0].codecs[0].red, plain.answer.contains(" red/48000")), (None, false));
 }
 
 #[test]
