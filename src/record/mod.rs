@@ -168,9 +168,12 @@ impl Recorder {
                 let wanted = recording.media(&media, now, &self.metrics);
                 ask(&mut self.links.office, entry.owner, wanted);
             }
-            // To all of the publisher's: they go by one clock.
             Tapped::Clock { track, encoding, clock } => {
-                entry.recordings.iter_mut().for_each(|recording| recording.clock(track, encoding, clock));
+                // All of the publisher's go by one clock.
+                let known = entry.recordings.iter_mut().find_map(|recording| recording.clock(track, encoding, clock));
+                if let Some(offset) = known {
+                    entry.recordings.iter_mut().for_each(|recording| recording.agree(offset));
+                }
             }
             Tapped::KeyFrame { .. } => {}
         }
