@@ -14,7 +14,7 @@
 //! length and index ([`complete`]). `record.sync` says whether the same holds when the power fails.
 //!
 //! **A full disk**, or any other error of a file, ends that recording: a log line, `distributary_failed_recordings_total`, an event in
-//! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
+//! the sidecar if that can still be written; the file is made whole up to its last whole piece, if it can be. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
 //!
 //! **A recorder that falls behind** loses packets at its ring, which are counted (`tap_full`), told in every sidecar of the time
