@@ -13,7 +13,8 @@
 //! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train. With AF_XDP ([`io::xdp`]), frame by
 //!    frame from the arena itself.
 //!
-//! Of publishers that are recorded, handles go to the recorder as well ([`worker::tap`]).
+//! Of publishers that are recorded, handles go to the recorder as well ([`worker::tap`]), or to the program that has the server inside it,
+//! which may publish the same way back.
 //!
 //! # Who does what
 //! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS. The director decides who is

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::future::Future;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -125,22 +124,18 @@ pub enum Asked {
 
 impl Asked {
     /// Of a join the session and, in the lines after it, the answer.
-    pub fn answer(self) -> impl Future<Output = Option<String>> {
-        async {
-            match self {
-                Asked::Leave(handle, path) => handle.leave(path).await.ok().map(|()| String::new()),
-                Asked::Join(handle, room, offer) => {
-                    let client = std::net::Ipv4Addr::LOCALHOST.into();
-                    let user_agent = "echo".to_owned();
-                    let join = Join { room, purpose: Purpose::Publish, offer, identity: None, client, user_agent };
-                    match handle.join(join).await {
-                        Ok(joined) => Some(format!("{}\n{}", joined.session, joined.answer)),
-                        Err(refusal) => {
-                            eprintln!("no echo: {refusal}");
-                            None
-                        }
-                    }
-                }
+    pub async fn answer(self) -> Option<String> {
+        let (handle, room, offer) = match self {
+            Asked::Leave(handle, path) => return handle.leave(path).await.ok().map(|()| String::new()),
+            Asked::Join(handle, room, offer) => (handle, room, offer),
+        };
+        let (client, user_agent) = (std::net::Ipv4Addr::LOCALHOST.into(), "echo".to_owned());
+        let join = Join { room, purpose: Purpose::Publish, offer, identity: None, client, user_agent };
+        match handle.join(join).await {
+            Ok(joined) => Some(format!("{}\n{}", joined.session, joined.answer)),
+            Err(refusal) => {
+                eprintln!("no echo: {refusal}");
+                None
             }
         }
     }

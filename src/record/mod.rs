@@ -14,7 +14,7 @@
 //! length and index ([`complete`]). `record.sync` says whether the same holds when the power fails.
 //!
 //! **A full disk**, or any other error of a file, ends that recording: a log line, `distributary_failed_recordings_total`, an event in
-//! the sidecar if that can still be written. The room, its viewers and other recordings go on; the publisher's next session
+//! the sidecar if that can still be written; the file is made whole up to its last whole piece, if it can be. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
 //!
 //! **Uploads** of files that have ended are another thread's ([`store`]), which finds them by looking at the folder.
@@ -179,9 +179,12 @@ impl Recorder {
                 let wanted = recording.media(&media, now, &self.metrics);
                 ask(&mut self.links.office, entry.owner, wanted);
             }
-            // To all of the publisher's: they go by one clock.
             Tapped::Clock { track, encoding, clock } => {
-                entry.recordings.iter_mut().for_each(|recording| recording.clock(track, encoding, clock));
+                // All of the publisher's go by one clock.
+                let known = entry.recordings.iter_mut().find_map(|recording| recording.clock(track, encoding, clock));
+                if let Some(offset) = known {
+                    entry.recordings.iter_mut().for_each(|recording| recording.agree(offset));
+                }
             }
             Tapped::KeyFrame { .. } => {}
         }

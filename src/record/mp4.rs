@@ -122,7 +122,8 @@ impl<W: Write + Seek> Mp4<W> {
                 continue;
             }
             let ends = track.samples.iter().skip(1).map(|sample| sample.at);
-            let last = track.samples[track.samples.len() - 1].at + track.duration;
+            // What stood still before the end does not stand as long behind it.
+            let last = track.samples[track.samples.len() - 1].at + track.duration.min(track.scale as u64 / 10);
             let entries = track.samples.iter().zip(ends.chain([last])).take(count).map(|(sample, end)| TrunEntry {
                 duration: Some((end - sample.at) as u32),
                 size: Some(sample.bytes as u32),

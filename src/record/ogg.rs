@@ -54,7 +54,7 @@ impl<W: Write> Ogg<W> {
         let short = samples(&[nothing]).unwrap_or(length);
         let begins = time.max(0) as u64 * 48 / 1_000;
         // Half a frame is what clocks may differ by, not a gap.
-        while self.samples + short + short / 2 <= begins {
+        while self.samples + short / 2 < begins {
             self.samples += short;
             self.packet(vec![nothing], PacketWriteEndInfo::NormalPacket, self.samples)?;
         }

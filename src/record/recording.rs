@@ -18,7 +18,7 @@ use super::complete::make_whole;
 use super::container::{Container, FRAGMENT_MICROS, Kind, TrackEntry};
 use super::describe::describe;
 use super::sidecar::{Sidecar, UNFINISHED, folder_of, stamp};
-use super::timeline::{Timeline, offset};
+use super::timeline::Timeline;
 use crate::config::{RecordPlan, RecordSync};
 use crate::limits::QUALITIES_MAX;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -142,13 +142,17 @@ impl Recording {
         self.tracks.iter().any(|own| own.id == track)
     }
 
-    /// A sender report, of any track of the publisher: the first one says how its clock relates to the server's.
-    pub fn clock(&mut self, track: TrackId, encoding: u8, clock: SenderClock) {
-        self.offset.get_or_insert_with(|| offset(&clock));
-        let track = self.tracks.iter_mut().find(|own| own.id == track);
-        if let Some(place) = track.and_then(|track| track.encodings.get_mut(encoding as usize)) {
-            place.clock = Some(clock);
-        }
+    /// A sender report of one of its tracks. Gives what the publisher's clock is to be taken for, if that was not known.
+    pub fn clock(&mut self, track: TrackId, encoding: u8, clock: SenderClock) -> Option<i64> {
+        let track = self.tracks.iter_mut().find(|own| own.id == track)?;
+        track.encodings.get_mut(encoding as usize)?.clock = Some(clock);
+        let tells = self.offset.is_none() && encoding == track.chosen;
+        tells.then(|| track.timeline.offset(&clock))
+    }
+
+    /// What to add to the publisher's clock to have the server's, the same for all its tracks.
+    pub fn agree(&mut self, offset: i64) {
+        self.offset.get_or_insert(offset);
     }
 
     /// Takes a packet; says which key frame is needed now, if one is.
