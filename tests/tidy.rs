@@ -54,6 +54,7 @@ const IMPORT_EXCEPTIONS: &[(Module, &str, &str)] = &[
     ("admin", "signal::auth", "the room list wants the same tokens as WHIP and WHEP"),
     ("admin", "signal::http", "one router and one listener serve both"),
     ("config", "rtp::config", "the names of the codecs, which an operator lists"),
+    ("signal", "record", "an egress tells of the files that a recording became, and has them called as it was asked"),
     ("topology", "record", "names every thread of the server, the recorder's among them"),
     ("topology", "signal", "names every thread of the server, the director's and the handshakes' among them"),
 ];
