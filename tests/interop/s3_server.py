@@ -1,9 +1,9 @@
 """An S3 server (moto's) that can be stopped, slowed down and asked what it has.
 
-    s3_server.py PORT CONTROL_PORT
+    s3_server.py PORT CONTROL_PORT TLS_PORT CERTIFICATE KEY
 
 It checks signatures, as a real one does: the first line on standard output is JSON with the key that it accepts. What it has
-outlives a stop, as with a real store. Commands are GET requests to the control port, answers JSON:
+outlives a stop, as with a real store. The TLS port, which no stop closes, has the same. Commands are GET requests to the control port, answers JSON:
 
     /stop /start            stops listening, drops what is under way; listens again, if it does not
     /slow?ms=N              each part of a multipart upload takes so long from now on
@@ -31,7 +31,8 @@ from botocore.config import Config
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-PORT, CONTROL_PORT = int(sys.argv[1]), int(sys.argv[2])
+PORT, CONTROL_PORT, TLS_PORT = (int(port) for port in sys.argv[1:4])
+CERTIFICATE = (sys.argv[4], sys.argv[5])
 ADDRESS = f"http://127.0.0.1:{PORT}"
 
 
@@ -92,6 +93,8 @@ def abort(s3, bucket):
 def main():
     store = Store()
     store.start()
+    tls = make_server("127.0.0.1", TLS_PORT, store, threaded=True, ssl_context=CERTIFICATE)
+    threading.Thread(target=tls.serve_forever, daemon=True).start()
     iam = client("iam")
     iam.create_user(UserName="recorder")
     key = iam.create_access_key(UserName="recorder")["AccessKey"]

@@ -2,6 +2,7 @@
 // was gone for a while, after the server was killed, after the store had forgotten the upload; and never deleted here before.
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -18,8 +19,13 @@ const root = mkdtempSync(path.join(tmpdir(), 'distributary-storage-'));
 let s3;
 let server;
 before(async () => {
-  const [port, control] = [await freeTcpPort(), await freeTcpPort()];
-  const client = start('storage-s3', VENV_PYTHON, [path.join(TESTS, 'interop', 's3_server.py'), port, control]);
+  const [port, control, tls] = [await freeTcpPort(), await freeTcpPort(), await freeTcpPort()];
+  const [certificate, key] = [path.join(root, 'cert.pem'), path.join(root, 'key.pem')];
+  execFileSync('openssl', [
+    'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1',
+    '-addext', 'subjectAltName=IP:127.0.0.1', '-addext', 'basicConstraints=critical,CA:FALSE', '-keyout', key, '-out', certificate,
+  ], { stdio: 'pipe' });
+  const client = start('storage-s3', VENV_PYTHON, [path.join(TESTS, 'interop', 's3_server.py'), port, control, tls, certificate, key]);
   await until('the S3 server has a user', 60_000, () => client.ended || client.output.includes('\n'));
   assert.ok(!client.ended, `see ${path.join(OUT, 'storage-s3.log')}`);
   const ask = async (command) => {
@@ -28,7 +34,7 @@ before(async () => {
     assert.equal(response.status, 200, `${command}: ${answer}`);
     return answer;
   };
-  s3 = { client, endpoint: `http://127.0.0.1:${port}`, ...JSON.parse(client.output.split('\n')[0]), ask };
+  s3 = { client, certificate, secure: `https://127.0.0.1:${tls}`, endpoint: `http://127.0.0.1:${port}`, ...JSON.parse(client.output.split('\n')[0]), ask };
 });
 afterEach(closePages);
 afterEach(async () => {
@@ -42,14 +48,14 @@ after(async () => {
   rmSync(root, { recursive: true, force: true });
 });
 
-/** Starts a server that uploads into a bucket; `more` goes over the section of the store. */
-async function storing(name, bucket, more = {}) {
+/** Starts a server that uploads into a bucket; `more` goes over the section of the store, `inside` is what runs it. */
+async function storing(name, bucket, more = {}, inside = []) {
   const folder = path.join(root, bucket);
   const section = { bucket, endpoint: s3.endpoint, access_key_id: s3.id, secret_access_key: s3.secret, prefix: 'of/tests', ...more };
   const lines = Object.entries(section).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
   const config = path.join(root, `${bucket}.toml`);
   writeFileSync(config, `[record]\nfolder = ${JSON.stringify(folder)}\n\n[record.s3]\n${lines.join('\n')}\n`);
-  server = await serve(name, { args: ['--dev', '--config', config] });
+  server = await serve(name, { args: ['--dev', '--config', config], inside });
   return folder;
 }
 
@@ -267,4 +273,15 @@ test('an egress says what its file is called in the store', { timeout: 60_000 },
   assert.deepEqual(there.map(({ key }) => key).sort(), ['of/tests/shows/named.jsonl', filename].sort());
   assert.equal(there.find(({ key }) => key === filename).bytes, Number(size));
   await until('it is deleted here', 5_000, () => readdirSync(path.join(folder, 'named')).length === 0, () => `${readdirSync(path.join(folder, 'named'))}`);
+});
+
+test('over TLS a store is trusted by the certificates of the host, and no other', { timeout: 60_000 }, async () => {
+  await s3.ask('/bucket?name=secure');
+  earlier(path.join(root, 'secure'), 'lesson', 9 * MIB);
+  const folder = await storing('storage-untrusted', 'secure', { endpoint: s3.secure });
+  await until('it is not trusted', 20_000, () => /cannot be used: .*certificate/i.test(log('storage-untrusted')), () => log('storage-untrusted'));
+  await server.stop();
+  assert.deepEqual(await s3.ask('/objects?bucket=secure'), []);
+  await storing('storage-secure', 'secure', { endpoint: s3.secure }, ['env', `SSL_CERT_FILE=${s3.certificate}`]);
+  await arrived('secure', expected(folder, files(folder)), 30_000);
 });
