@@ -180,6 +180,14 @@ pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
+/// ICE over TCP: connections at a time, in all and from one source address. Further ones are closed at once (`tcp_limit`).
+pub const TCP_CONNECTIONS_MAX: usize = 4096;
+pub const TCP_CONNECTIONS_PER_SOURCE: usize = 128;
+/// ICE over TCP: packets that wait for one client, beside the kernel's send buffer, which is asked to be of this size. Further ones are
+/// dropped (`tcp_slow_reader`).
+pub const TCP_WAITING_FRAMES: usize = 256;
+pub const TCP_SEND_BUFFER_BYTES: usize = 96 * 1024;
+
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of an SDP accepted over HTTP; a larger body gets 413.

@@ -6,13 +6,14 @@
 //!   distributary-ctl       the director
 //!   distributary-rec       the recorder, if anything is recorded
 //!   distributary-route     with AF_XDP: ways to clients, floods
+//!   distributary-tcp       the relay for ICE over TCP
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
 //!
 //! Where the workers leave a core, all other threads keep to those that are left: a storm of joins must not take time from a worker.
 
 use std::fmt;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -21,6 +22,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Estimation, IoChoice, Plan, Steer};
+use crate::gateway::tcp;
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
@@ -85,7 +87,8 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
+    /// One table for each worker, then one for each thread of handshakes, and one each for AF_XDP, recordings and ICE over TCP, if they
+    /// are to be used.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
@@ -157,9 +160,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let (order_senders, orders): (Vec<_>, Vec<_>) = wake_handshakes.iter().map(|_| mpsc::channel()).unzip();
     let (notice_sender, notices) = mpsc::channel();
     let (request_sender, requests) = mpsc::sync_channel(REQUESTS);
+    let tcp_listener = listen_tcp(plan, media, &mut summary);
     let settings = Settings {
         fingerprint: identity.fingerprint(),
         candidates: plan.candidates.iter().map(|ip| SocketAddr::new(*ip, media.port())).collect(),
+        tcp_port: tcp_listener.as_ref().map(|(_, port)| *port),
         sessions_max: plan.sessions_max,
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
@@ -223,6 +228,18 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         })?;
         let _ = recorder_sleeper.0.set(thread.thread().clone());
         threads.push(thread);
+    }
+    if plan.tcp_port.is_some() {
+        metrics.push(Arc::default());
+    }
+    if let (Some((listener, _)), Some(table)) = (tcp_listener, metrics.last().cloned()) {
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        threads.push(spawn("distributary-tcp", move || {
+            keep_off_workers(&slow_plan, 0);
+            if let Err(error) = tcp::run(listener, media, table, &told.slow) {
+                tracing::error!(%error, "ICE over TCP ended");
+            }
+        })?);
     }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
@@ -362,6 +379,21 @@ fn ways(
         (interface.guide(table.clone(), metrics.to_vec()), table)
     });
     Ok(Ways { ios, backend, arenas: pages, guide })
+}
+
+/// The socket of ICE over TCP and its port. Another server's on the same host is no reason not to start: most clients need none.
+fn listen_tcp(plan: &Plan, media: SocketAddr, summary: &mut Vec<String>) -> Option<(TcpListener, u16)> {
+    let address = SocketAddr::new(media.ip(), plan.tcp_port?);
+    match tcp::bind(address) {
+        Ok(listener) => {
+            summary.push(format!("tcp     {address}, for clients without UDP"));
+            Some((listener, address.port()))
+        }
+        Err(error) => {
+            summary.push(format!("tcp     none: {address} cannot be used ({error}); media.tcp_port chooses another port"));
+            None
+        }
+    }
 }
 
 /// AF_XDP on an interface, with sockets for each worker's arena.

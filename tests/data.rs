@@ -39,7 +39,7 @@ struct Server {
     commands: Outbox<Command>,
     orders: mpsc::Sender<Order>,
     notices: mpsc::Receiver<Notice>,
-    handoff: Arc<Handoff>,
+    handoff: Arc<Handoff<Peer>>,
     identity: Identity,
     metrics: Arc<WorkerMetrics>,
     peers: Vec<PeerId>,
@@ -99,6 +99,7 @@ impl Server {
             candidates: &[self.address],
             session_id: 1,
             cname: "test",
+            tcp_port: None,
         };
         let mut assign = |media: &[_], _: &[_]| vec![None; media.len()];
         let standing = Standing { previous: &[], assign: &mut assign };

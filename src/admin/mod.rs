@@ -34,11 +34,16 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
+    /// `tables`: as in [`Running::metrics`](crate::topology::Running::metrics).
     pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
+        let count = tables.len();
+        let tcp = usize::from(plan.tcp_port.is_some());
+        let recorder = usize::from(plan.record.is_some());
         let label = |index: usize| match index.checked_sub(plan.workers) {
             None => index.to_string(),
             Some(thread) if thread < plan.handshake_threads => format!("handshakes{thread}"),
+            Some(_) if index + tcp >= count => "tcp".to_owned(),
+            Some(_) if index + tcp + recorder >= count => "recorder".to_owned(),
             Some(_) => "xdp".to_owned(),
         };
         let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
