@@ -44,6 +44,8 @@ pub struct Plan {
     pub http_bind: SocketAddr,
     pub tls: Option<TlsFiles>,
     pub media_bind: SocketAddr,
+    /// Of ICE over TCP.
+    pub tcp_port: Option<u16>,
     /// 1 to [`crate::limits::WORKERS_MAX`].
     pub workers: usize,
     /// Core of each worker, in order. Empty: the workers are not pinned.
@@ -93,6 +95,7 @@ impl Default for Plan {
             http_bind: SocketAddr::new(loopback, 0),
             tls: None,
             media_bind: SocketAddr::new(loopback, 0),
+            tcp_port: None,
             workers: 1,
             cores: Vec::new(),
             slow_cores: Vec::new(),

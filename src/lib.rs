@@ -17,7 +17,7 @@
 //! which may publish the same way back.
 //!
 //! # Who does what
-//! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS. The director decides who is
+//! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS, and the data channels inside it. The director decides who is
 //! joined to what. HTTP runs on tokio and only ever talks to the director. They meet in bounded rings: [`worker::mail`].
 //!
 //! Imports point downwards: services (`signal`, `admin`) → `topology` → `worker` → `peer`, `room`, `io` → `secure`, `rtp` →
@@ -45,6 +45,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod doctor;
+#[cfg(feature = "server")]
+pub mod gateway;
 #[cfg(feature = "server")]
 pub mod record;
 #[cfg(feature = "server")]

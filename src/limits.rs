@@ -200,6 +200,14 @@ pub const TWIRP_BYTES_MAX: usize = 256 * 1024;
 /// Addresses that webhooks go to, and events that wait for one of them; further ones are given up (`lost_webhooks`).
 pub const WEBHOOK_ADDRESSES_MAX: usize = 64;
 pub const WEBHOOKS_WAITING: usize = 1_024;
+/// ICE over TCP: connections at a time, in all and from one source address. Further ones are closed at once (`tcp_limit`).
+pub const TCP_CONNECTIONS_MAX: usize = 4096;
+pub const TCP_CONNECTIONS_PER_SOURCE: usize = 128;
+/// ICE over TCP: packets that wait for one client, beside the kernel's send buffer, which is asked to be of this size. Further ones are
+/// dropped (`tcp_slow_reader`).
+pub const TCP_WAITING_FRAMES: usize = 256;
+pub const TCP_SEND_BUFFER_BYTES: usize = 96 * 1024;
+
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of an SDP accepted over HTTP; a larger body gets 413. A member's may be as long as its message.

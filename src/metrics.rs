@@ -73,6 +73,9 @@ declare! {
         FeedbackUnsent = "feedback_unsent", "feedback of packets' arrival (transport-wide, or RFC 8888) about packets that were never sent, or that was not agreed on";
         FeedbackFlood = "feedback_flood", "feedback of packets' arrival, or REMB, more often than any client sends it";
         PacerFull = "pacer_full", "packet that waited for its turn on a path that does not carry its stream";
+        TcpMalformed = "tcp_malformed", "ICE-TCP connection closed because it does not begin with a STUN binding request or has a frame that no packet fits (RFC 4571)";
+        TcpLimit = "tcp_limit", "ICE-TCP connection closed because there are too many, in all or from this source";
+        TcpSlowReader = "tcp_slow_reader", "packet for a client behind TCP that does not take what it is sent";
         XdpJunk = "xdp_junk", "datagram for the media port that the XDP program dropped: of no protocol that media uses (RFC 7983)";
         XdpFlood = "xdp_flood", "datagram that the XDP program dropped during a flood: from a source that is no client";
         XdpRingFull = "xdp_ring_full", "datagram for which a worker's AF_XDP socket had no room";
@@ -129,6 +132,7 @@ declare! {
         Uploads = "uploaded_recordings", "Recordings that the store has confirmed.";
         UploadedBytes = "uploaded_bytes", "Bytes of recordings sent to the store and accepted.";
         UploadsFailed = "failed_uploads", "Tries to upload a recording that failed; each is tried again.";
+        TcpConnections = "tcp_connections", "ICE-TCP connections that began with a check.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

@@ -7,6 +7,7 @@
 //!   distributary-rec       the recorder, if anything is recorded
 //!   distributary-store     uploads of recordings, if there is a store
 //!   distributary-route     with AF_XDP: ways to clients, floods
+//!   distributary-tcp       the relay for ICE over TCP
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
 //!
@@ -14,7 +15,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -23,6 +24,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Estimation, IoChoice, Plan, RecordPlan, RoomPattern, Steer};
+use crate::gateway::tcp;
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
@@ -180,9 +182,11 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
     let (order_senders, orders): (Vec<_>, Vec<_>) = wake_handshakes.iter().map(|_| mpsc::channel()).unzip();
     let (notice_sender, notices) = mpsc::channel();
     let (request_sender, requests) = mpsc::sync_channel(REQUESTS);
+    let tcp_listener = listen_tcp(plan, media, &mut summary);
     let settings = Settings {
         fingerprint: identity.fingerprint(),
         candidates: plan.candidates.iter().map(|ip| SocketAddr::new(*ip, media.port())).collect(),
+        tcp_port: tcp_listener.as_ref().map(|(_, port)| *port),
         sessions_max: plan.sessions_max,
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
@@ -247,6 +251,17 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         threads.push(spawn("distributary-store", move || {
             keep_off_workers(&slow_plan, 0);
             storage.run(table, || told.slow.load(Ordering::Relaxed));
+        })?);
+    }
+    if let Some((listener, _)) = tcp_listener {
+        let table = Arc::<WorkerMetrics>::default();
+        named.push(("tcp".to_owned(), table.clone()));
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        threads.push(spawn("distributary-tcp", move || {
+            keep_off_workers(&slow_plan, 0);
+            if let Err(error) = tcp::run(listener, media, table, &told.slow) {
+                tracing::error!(%error, "ICE over TCP ended");
+            }
         })?);
     }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
@@ -416,6 +431,21 @@ fn ways(
         (interface.guide(table.clone(), metrics.to_vec()), table)
     });
     Ok(Ways { ios, backend, arenas: pages, guide })
+}
+
+/// The socket of ICE over TCP and its port. Another server's on the same host is no reason not to start: most clients need none.
+fn listen_tcp(plan: &Plan, media: SocketAddr, summary: &mut Vec<String>) -> Option<(TcpListener, u16)> {
+    let address = SocketAddr::new(media.ip(), plan.tcp_port?);
+    match tcp::bind(address) {
+        Ok(listener) => {
+            summary.push(format!("tcp     {address}, for clients without UDP"));
+            Some((listener, address.port()))
+        }
+        Err(error) => {
+            summary.push(format!("tcp     none: {address} cannot be used ({error}); media.tcp_port chooses another port"));
+            None
+        }
+    }
 }
 
 /// AF_XDP on an interface, with sockets for each worker's arena.

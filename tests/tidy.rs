@@ -55,6 +55,7 @@ const IMPORT_EXCEPTIONS: &[(Module, &str, &str)] = &[
     ("admin", "signal::http", "one router and one listener serve both"),
     ("config", "rtp::config", "the names of the codecs, which an operator lists"),
     ("signal", "record", "what the files of recordings are called, and what became of them, which Egress tells"),
+    ("topology", "gateway", "names every thread of the server, the relay's for ICE over TCP among them"),
     ("topology", "record", "names every thread of the server, the recorder's among them"),
     ("topology", "signal", "names every thread of the server, the director's and the handshakes' among them"),
 ];

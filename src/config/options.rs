@@ -103,6 +103,8 @@ options! {
         "Address for media alone, where it differs from bind.";
     media_port: u16 = 7882, "media.port", Some("media-port"), PORT, "7882",
         "UDP port of media: one for all workers. 0: the kernel chooses.";
+    media_tcp_port: u16 = 7881, "media.tcp_port", Some("tcp-port"), PORT, "7881",
+        "TCP port of media, at the same addresses, for clients whose network drops UDP (ICE-TCP). 0: none. If it is taken, the server says so at the start and does without.";
     media_workers: usize = 0, "media.workers", Some("workers"), (0, limits::WORKERS_MAX as i64), "0",
         "Worker threads. 0: all cores but one, at least one.";
     media_cores: Vec<u16> = Vec::new(), "media.cores", Some("cores"), (0, 4095), "[1, 2, 3]",

@@ -55,6 +55,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         http_bind,
         tls,
         media_bind,
+        tcp_port: Some(settings.media_tcp_port).filter(|port| *port != 0),
         workers,
         cores,
         slow_cores,

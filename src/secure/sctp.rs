@@ -8,6 +8,7 @@
 //!   counts, and ends the association over some that an honest network delivers;
 //! - messages to send wait here, shared by all receivers of one, and the library gets a little at a time: it has no limit, cannot
 //!   drop what is too old, and would let channels without order starve those with;
+//! - it makes packets of many small chunks longer than they may be: they are split;
 //! - it ends associations in silence, so the ABORT comes from here;
 //! - it runs behind `catch_unwind`: a panic over what one peer sent costs that peer its channels, not the thread of all sessions.
 //!
@@ -52,9 +53,9 @@ pub const PORT: u16 = 5000;
 /// How long we wait for the client's INIT.
 pub const ASK_AFTER: Micros = Micros::from_secs(1);
 
-/// The library fills packets up to what it calls its MTU, and 19 bytes more: when it bundles it forgets the last chunk's header and padding.
-/// It reckons the MTU from this: 28 more.
-const PAYLOAD_MAX: u32 = (APPLICATION_DATA_MAX - 19 - 28) as u32 & !3;
+/// The most data of one chunk: with its header and the packet's it fits a DTLS record. When the library bundles chunks it forgets the last one's
+/// header and all padding; what gets too long by that is split again ([`gate::split`]).
+const PAYLOAD_MAX: u32 = (APPLICATION_DATA_MAX - 28) as u32 & !3;
 /// The library wants an address for its peer; it has one peer and sends nothing itself.
 const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9));
 
@@ -420,9 +421,10 @@ impl Association {
             let Payload::RawEncode(packets) = transmit.payload else { continue };
             for packet in packets {
                 explained &= self.gate.explains(&packet);
-                // A SACK of an endless list of repeated TSNs: the next one will be shorter.
                 if packet.len() <= APPLICATION_DATA_MAX {
                     self.transmits.push_back(packet);
+                } else {
+                    self.transmits.extend(gate::split(&packet, APPLICATION_DATA_MAX).into_iter().map(Bytes::from));
                 }
             }
         }

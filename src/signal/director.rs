@@ -54,6 +54,7 @@ pub struct Settings {
     pub fingerprint: Fingerprint,
     /// Addresses of the media sockets as clients reach them.
     pub candidates: Vec<SocketAddr>,
+    pub tcp_port: Option<u16>,
     pub sessions_max: usize,
     pub room_sessions_max: usize,
     /// Percentage of a core from which on a worker counts as full. 100: never.
@@ -373,6 +374,7 @@ impl Director {
             pwd: &password,
             fingerprint: &self.fingerprint,
             candidates: &self.settings.candidates,
+            tcp_port: self.settings.tcp_port,
             session_id,
             cname: CNAME,
         };
@@ -497,6 +499,7 @@ impl Director {
             pwd: &password,
             fingerprint: &self.fingerprint,
             candidates: &self.settings.candidates,
+            tcp_port: self.settings.tcp_port,
             session_id,
             cname: CNAME,
         };

@@ -44,6 +44,8 @@ pub struct LocalTransport<'a> {
     pub fingerprint: &'a str,
     /// UDP host candidates, best first. The first is also the default address of `m=` and `c=`.
     pub candidates: &'a [SocketAddr],
+    /// At the same addresses, for TCP.
+    pub tcp_port: Option<u16>,
     pub session_id: u64,
     /// A token; names the MediaStream too.
     pub cname: &'a str,

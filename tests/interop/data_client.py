@@ -51,7 +51,8 @@ async def main():
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
     print(json.dumps({"server": server, "echoes": echoes, "numbers": numbers, "lossy": stray}), flush=True)
-    await connection.close()
+    # Whoever reads that ends this; the channels stay open meanwhile.
+    await asyncio.sleep(10)
 
 
 asyncio.run(main())

@@ -90,6 +90,7 @@ impl Server {
         let settings = Settings {
             fingerprint: identity.fingerprint(),
             candidates: vec![address],
+            tcp_port: None,
             sessions_max,
             room_sessions_max: sessions_max,
             load_max: 90,

@@ -352,6 +352,25 @@ impl<'a> Iterator for Chunks<'a> {
     }
 }
 
+/// The chunks of a packet of ours that is longer than `length_max`, in packets that are not. A chunk that is longer by itself, a SACK with an
+/// endless list of repeated TSNs, is left out: the next one will be shorter.
+pub fn split(packet: &[u8], length_max: usize) -> Vec<Vec<u8>> {
+    let (mut packets, mut kept, mut length) = (Vec::new(), Vec::new(), COMMON_HEADER);
+    let chunks = Chunks::whole(packet).into_iter().flatten().filter(|chunk| COMMON_HEADER + chunk.whole.len() <= length_max);
+    for chunk in chunks {
+        if length + chunk.whole.len() > length_max {
+            packets.push(rewrite(packet, &std::mem::take(&mut kept)));
+            length = COMMON_HEADER;
+        }
+        length += chunk.whole.len();
+        kept.push(chunk);
+    }
+    if !kept.is_empty() {
+        packets.push(rewrite(packet, &kept));
+    }
+    packets
+}
+
 fn rewrite(packet: &[u8], kept: &[Chunk<'_>]) -> Vec<u8> {
     let mut rewritten = packet[..COMMON_HEADER].to_vec();
     kept.iter().for_each(|chunk| rewritten.extend(chunk.whole));

@@ -218,6 +218,24 @@ fn bulk_in_both_directions_over_loss_goes_on() {
     assert_eq!(got, [12, 12], "{:?}", network.sides[0].events.last());
 }
 
+/// All lengths that a chunk's padding can have, bundled as the library likes.
+#[test]
+fn bundles_of_small_messages_arrive() {
+    for (length_max, loss_percent, millis) in [(4, 0, 1_000), (60, 0, 1_000), (600, 0, 2_000), (60, 10, 20_000)] {
+        let mut network = Network::new(8, 0);
+        network.sides[0].association.open(channel("c", true, Reliability::Reliable), Micros::ZERO).unwrap();
+        network.run(2_000);
+        network.loss_percent = loss_percent;
+        for number in 0..500u32 {
+            let length = 1 + network.random.below(length_max) as usize;
+            network.send(0, "c", true, &vec![number as u8; length]).unwrap();
+        }
+        network.run(millis);
+        let numbers: Vec<u8> = network.sides[1].messages(0).iter().map(|payload| payload[0]).collect();
+        assert_eq!(numbers, (0..500u32).map(|number| number as u8).collect::<Vec<_>>(), "up to {length_max} bytes");
+    }
+}
+
 /// A client that takes nothing any more.
 #[test]
 fn a_receiver_that_stops_reading_costs_bounded_memory_and_loses_its_channels() {

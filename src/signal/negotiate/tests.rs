@@ -49,6 +49,7 @@ fn negotiate_by(offer: &str, purpose: Purpose, policy: &CodecPolicy) -> Result<A
         pwd: "abcdefghijklmnopqrstuvwx",
         fingerprint: &fingerprint,
         candidates: &candidates,
+        tcp_port: None,
         session_id: 77,
         cname: "room",
     };
@@ -291,7 +292,15 @@ fn a_publisher_gets_the_codec_it_prefers() {
 
 #[test]
 fn policy_limits_the_codecs() {
-    let local = LocalTransport { ufrag: "u", pwd: "p", fingerprint: "f", candidates: &[], session_id: u64::MAX, cname: "c" };
+    let local = LocalTransport {
+        ufrag: "u",
+        pwd: "p",
+        fingerprint: "f",
+        candidates: &[],
+        tcp_port: None,
+        session_id: u64::MAX,
+        cname: "c",
+    };
     let only = |codecs: &[Codec]| answer(CHROMIUM, Purpose::Publish, &local, &mut || 1, &CodecPolicy::new(codecs.iter().copied()));
     let agreed = only(&[Codec::Opus, Codec::Av1]).unwrap();
     assert_eq!(agreed.media[1].codecs[0].codec, Codec::Av1);
@@ -574,6 +583,7 @@ fn fragments_are_read_and_written() {
         pwd: "abcdefghijklmnopqrstuvwx",
         fingerprint: "",
         candidates: &candidates,
+        tcp_port: None,
         session_id: 0,
         cname: "",
     };
@@ -639,4 +649,36 @@ proptest! {
         let _ = negotiate(&text, Purpose::Publish);
         let _ = parse_fragment(&text);
     }
+}
+
+/// RFC 6544 §4.5 gives the line's form; its priorities must not be above UDP's.
+#[test]
+fn tcp_candidates_follow_those_of_udp() {
+    let candidates: [SocketAddr; 2] = ["192.0.2.1:7882".parse().unwrap(), "[2001:db8::1]:7882".parse().unwrap()];
+    let local = LocalTransport {
+        ufrag: "u",
+        pwd: "p",
+        fingerprint: "f",
+        candidates: &candidates,
+        tcp_port: Some(7881),
+        session_id: 1,
+        cname: "c",
+    };
+    let mut attributes = Vec::new();
+    super::write::write_transport(&mut super::write::Lines(&mut attributes), true, &local, "passive");
+    let lines: Vec<Vec<String>> = attributes
+        .iter()
+        .filter(|attribute| attribute.attribute == "candidate")
+        .map(|attribute| attribute.value.as_deref().unwrap_or_default().split(' ').map(str::to_owned).collect())
+        .collect();
+    let of = |transport: &str| lines.iter().filter(|line| line[2] == transport).collect::<Vec<_>>();
+    let (udp, tcp) = (of("udp"), of("tcp"));
+    assert_eq!(tcp[0][4..], ["192.0.2.1", "7881", "typ", "host", "tcptype", "passive"].map(str::to_owned));
+    assert_eq!(tcp[1][4..], ["2001:db8::1", "7881", "typ", "host", "tcptype", "passive"].map(str::to_owned));
+    let priority = |line: &&Vec<String>| line[3].parse::<u32>().unwrap();
+    assert!(tcp.iter().map(priority).max() < udp.iter().map(priority).min());
+    assert!(priority(&tcp[1]) > priority(&tcp[0]), "IPv6 first");
+    let mut foundations: Vec<&str> = lines.iter().map(|line| line[0].as_str()).collect();
+    foundations.dedup();
+    assert_eq!(foundations.len(), 4);
 }

@@ -190,6 +190,12 @@ pub fn write_transport(lines: &mut Lines, tagged: bool, local: &LocalTransport, 
         for (index, address) in local.candidates.iter().enumerate() {
             lines.value("candidate", candidate::write(index, *address));
         }
+        for (index, address) in local.candidates.iter().enumerate() {
+            if let Some(port) = local.tcp_port {
+                let foundation = local.candidates.len() + index + 1;
+                lines.value("candidate", candidate::write_tcp(foundation, index, SocketAddr::new(address.ip(), port)));
+            }
+        }
         lines.flag("end-of-candidates"); // RFC 8840 §8.2
     }
 }
