@@ -91,7 +91,7 @@ export class Tile {
     this.video.hidden = !track;
     this.element.dataset.video = String(Boolean(track));
     if (track) track.attach(this.video);
-    else this.told(null);
+    this.told(null);
     this.fit();
   }
 
