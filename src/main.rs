@@ -88,13 +88,21 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::failure(format!("cannot start the HTTP threads: {error}")))?;
-    let running = topology::start(&plan).map_err(Fatal::failure)?;
+    let mut running = topology::start(&plan).map_err(Fatal::failure)?;
     announce(&plan, &listener, &running.summary);
 
     let services = Services::new(&plan, running.handle.clone());
     let views = Views::new(&plan, running.handle.clone(), running.metrics.clone());
     let webhooks = Webhooks::new(plan.webhook.clone(), plan.keys.clone(), running.handle.clone(), runtime.handle().clone());
     let webhooks = webhooks.map_err(|error| Fatal::failure(format!("cannot send webhooks: {error}")))?;
+    if let Some(mut happenings) = running.happenings.take() {
+        let webhooks = webhooks.clone();
+        runtime.spawn(async move {
+            while let Some(event) = happenings.recv().await {
+                webhooks.send(event, &[]);
+            }
+        });
+    }
     let sources = egress::Sources::new(&plan, running.handle.clone());
     let egress = Egress::start(Gate::new(&plan.keys, plan.dev), sources, webhooks, runtime.handle());
     let routes = http::finish(http::routes(services).merge(egress::routes(egress)).merge(admin::routes(views)));

@@ -28,7 +28,7 @@ use crate::gateway::tcp;
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
-use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
+use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES, WEBHOOKS_WAITING};
 use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
 use crate::record::store::Storage;
@@ -97,6 +97,8 @@ pub struct Running {
     pub handle: Handle,
     /// A table for each thread that counts, with the thread's name: the workers first, by number.
     pub metrics: Vec<(String, Arc<WorkerMetrics>)>,
+    /// What happens in rooms, for the webhooks, if there are any.
+    pub happenings: Option<tokio::sync::mpsc::Receiver<livekit_protocol::WebhookEvent>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
     /// Where the media sockets are bound.
@@ -199,6 +201,8 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         Some((record, reader)) => Some(prepare(plan, record, reader, &metrics[..plan.workers], base, &mut summary, &mut storage)?),
         None => None,
     };
+    let (happenings_sender, happenings) =
+        (!plan.webhook.urls.is_empty()).then(|| tokio::sync::mpsc::channel(WEBHOOKS_WAITING)).unzip();
     let links = director::Links {
         requests,
         notices,
@@ -207,6 +211,7 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         events: offices.events,
         tables: metrics[..plan.workers].to_vec(),
         tap: source,
+        happenings: happenings_sender,
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
 
@@ -324,7 +329,7 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
     summary.insert(1, format!("I/O     {backend}"));
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = [director_sleeper, recorder_sleeper].into_iter().chain(handshake_sleepers).collect();
-    Ok((Running { handle, metrics: named, summary, media, stop, wakers, sleepers, threads }, reader))
+    Ok((Running { handle, metrics: named, happenings, summary, media, stop, wakers, sleepers, threads }, reader))
 }
 
 /// The recorder, its table, and the lock on its folder; and the way to the store that its files go to, if they do. What an earlier one left unfinished is completed by a thread of its own.

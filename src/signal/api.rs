@@ -116,6 +116,33 @@ pub struct Attended {
     pub member: MemberKey,
 }
 
+/// What applications ask of rooms (LiveKit's RoomService), already authorized.
+#[derive(Clone, Debug)]
+pub enum RoomCall {
+    Create(proto::CreateRoomRequest),
+    List(proto::ListRoomsRequest),
+    Delete(proto::DeleteRoomRequest),
+    Members(proto::ListParticipantsRequest),
+    Member(proto::RoomParticipantIdentity),
+    Remove(proto::RoomParticipantIdentity),
+    Mute(proto::MuteRoomTrackRequest),
+    Update(proto::UpdateParticipantRequest),
+    Subscriptions(proto::UpdateSubscriptionsRequest),
+    Data(proto::SendDataRequest),
+    Metadata(proto::UpdateRoomMetadataRequest),
+}
+
+/// And what they are told.
+#[derive(Clone, Debug)]
+pub enum RoomAnswer {
+    Room(proto::Room),
+    Rooms(Vec<proto::Room>),
+    Members(Vec<proto::ParticipantInfo>),
+    Member(Box<proto::ParticipantInfo>),
+    Track(proto::TrackInfo),
+    Done,
+}
+
 /// What a PATCH did.
 #[derive(Clone, Debug)]
 pub enum Patched {
@@ -154,6 +181,20 @@ pub enum Refusal {
         load_max: u64,
     },
     UnknownSession,
+    NoSuchRoom {
+        room: String,
+    },
+    NoSuchMember {
+        room: String,
+        identity: String,
+    },
+    NoSuchTrack {
+        sid: String,
+    },
+    TooLong {
+        what: &'static str,
+        bytes_max: usize,
+    },
     /// A WHIP publisher of the room has this identity.
     IdentityTaken {
         identity: String,
@@ -180,6 +221,8 @@ impl Refusal {
         match self {
             Refusal::Offer(error) => error.kind().status(),
             Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
+            Refusal::NoSuchRoom { .. } | Refusal::NoSuchMember { .. } | Refusal::NoSuchTrack { .. } => 404,
+            Refusal::TooLong { .. } => 413,
             Refusal::PublisherExists { .. } | Refusal::IdentityTaken { .. } => 409,
             Refusal::UnknownSession | Refusal::NotRecorded { .. } => 404,
             Refusal::NoRecorder => 501,
@@ -211,6 +254,10 @@ impl fmt::Display for Refusal {
             Refusal::PublisherExists { room } => {
                 write!(f, "Room {room:?} already has a publisher. End its session first, or publish to another room.")
             }
+            Refusal::NoSuchRoom { room } => write!(f, "There is no room {room:?}."),
+            Refusal::NoSuchMember { room, identity } => write!(f, "Nobody is in room {room:?} as {identity:?}."),
+            Refusal::NoSuchTrack { sid } => write!(f, "No track {sid:?} is published by that participant."),
+            Refusal::TooLong { what, bytes_max } => write!(f, "Too long: {what} may have at most {bytes_max} bytes."),
             Refusal::IdentityTaken { identity } => {
                 write!(f, "Somebody who publishes by WHIP is in the room as {identity:?}. Join under another identity.")
             }
@@ -463,6 +510,10 @@ pub enum Request {
         attend: Box<Attend>,
         reply: Reply<Result<Attended, Refusal>>,
     },
+    Room {
+        call: Box<RoomCall>,
+        reply: Reply<Result<RoomAnswer, Refusal>>,
+    },
     /// What a member's client says. There is no answer but by its outbox.
     Signal {
         member: MemberKey,
@@ -514,6 +565,10 @@ impl Handle {
 
     pub async fn attend(&self, attend: Attend) -> Result<Attended, Refusal> {
         self.ask(|reply| Request::Attend { attend: Box::new(attend), reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn room_call(&self, call: RoomCall) -> Result<RoomAnswer, Refusal> {
+        self.ask(|reply| Request::Room { call: Box::new(call), reply }).await.ok_or(Refusal::Busy)?
     }
 
     /// False if the director is too far behind: the connection cannot go on.

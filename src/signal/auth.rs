@@ -110,6 +110,8 @@ pub enum Denied {
     NoSubscribe,
     NoRoomList,
     NoRoomRecord,
+    NoRoomCreate,
+    NoRoomAdmin,
 }
 
 impl Denied {
@@ -127,7 +129,15 @@ impl Denied {
             | NotYet
             | Claim { .. }
             | Claims { .. } => StatusCode::UNAUTHORIZED,
-            NoRoomJoin | NoRoom | OtherRoom { .. } | NoPublish | NoSubscribe | NoRoomList | NoRoomRecord => StatusCode::FORBIDDEN,
+            NoRoomJoin
+            | NoRoom
+            | OtherRoom { .. }
+            | NoPublish
+            | NoSubscribe
+            | NoRoomList
+            | NoRoomRecord
+            | NoRoomCreate
+            | NoRoomAdmin => StatusCode::FORBIDDEN,
         }
     }
 
@@ -162,6 +172,8 @@ impl fmt::Display for Denied {
             NoPublish => f.write_str("The token does not allow publishing: video.canPublish is false."),
             NoSubscribe => f.write_str("The token does not allow watching: video.canSubscribe is false."),
             NoRoomList => f.write_str("The token does not allow listing rooms: video.roomList is not true."),
+            NoRoomCreate => f.write_str("The token does not allow making rooms: video.roomCreate is not true."),
+            NoRoomAdmin => f.write_str("The token does not allow looking after a room: video.roomAdmin is not true."),
             NoRoomRecord => f.write_str("The token does not allow recording: video.roomRecord is not true."),
         }
     }
@@ -227,6 +239,25 @@ impl Gate {
         match self.claims(headers)? {
             Some(claims) if !claims.video.room_list => Err(Denied::NoRoomList),
             _ => Ok(()),
+        }
+    }
+
+    /// Lets a request that makes or ends rooms through. Without a token nobody does that, on an open server neither: LiveKit's SDKs send one.
+    pub fn create(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let token = bearer(headers)?.ok_or(Denied::Missing)?;
+        if self.verify(token, When::Now)?.video.room_create { Ok(()) } else { Err(Denied::NoRoomCreate) }
+    }
+
+    /// Lets who looks after a room through.
+    pub fn admin(&self, headers: &HeaderMap, room: &str) -> Result<(), Denied> {
+        let video = self.verify(bearer(headers)?.ok_or(Denied::Missing)?, When::Now)?.video;
+        if !video.room_admin {
+            return Err(Denied::NoRoomAdmin);
+        }
+        match video.room {
+            Some(granted) if granted == room => Ok(()),
+            Some(granted) => Err(Denied::OtherRoom { granted, asked: room.to_owned() }),
+            None => Err(Denied::NoRoom),
         }
     }
 

@@ -13,6 +13,7 @@ mod members;
 mod quality;
 mod recording;
 mod rooms;
+mod service;
 mod talk;
 mod transports;
 mod view;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
+use livekit_protocol as proto;
 use rtrb::Consumer;
 use tracing::{info, warn};
 
@@ -78,6 +80,8 @@ pub struct Links {
     pub tables: Vec<Arc<WorkerMetrics>>,
     /// To whoever reads the tap.
     pub tap: Option<tap::Source>,
+    /// To whoever tells applications what happens in rooms.
+    pub happenings: Option<tokio::sync::mpsc::Sender<proto::WebhookEvent>>,
 }
 
 /// Random 64 bits, cryptographically strong in the server, seeded in the simulator.
@@ -194,6 +198,7 @@ pub struct Director {
     events: Vec<Consumer<Event>>,
     tables: Vec<Arc<WorkerMetrics>>,
     tap: Option<tap::Source>,
+    happenings: Option<tokio::sync::mpsc::Sender<proto::WebhookEvent>>,
     gauges: Arc<Gauges>,
     sessions: HashMap<u32, Session>,
     by_secret: HashMap<String, u32>,
@@ -225,6 +230,7 @@ impl Director {
             events: links.events,
             tables: links.tables,
             tap: links.tap,
+            happenings: links.happenings,
             gauges,
             sessions: HashMap::new(),
             by_secret: HashMap::new(),
@@ -321,6 +327,11 @@ impl Director {
                 let outcome = self.attend(*attend);
                 let counter = if outcome.is_ok() { &self.gauges.joins } else { &self.gauges.refusals };
                 counter.fetch_add(1, Ordering::Relaxed);
+                self.flush();
+                reply.send(outcome);
+            }
+            Request::Room { call, reply } => {
+                let outcome = self.room_call(*call);
                 self.flush();
                 reply.send(outcome);
             }

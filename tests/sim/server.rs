@@ -106,6 +106,7 @@ impl Server {
             events: offices.events,
             tables: metrics[..workers].to_vec(),
             tap,
+            happenings: None,
         };
         // Whatever is held, every scenario must hold.
         let choice = [HoldChoice::Off, HoldChoice::Adaptive, HoldChoice::Frame][random.below(3)];

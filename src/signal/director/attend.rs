@@ -197,6 +197,7 @@ impl Director {
         if member.state != State::Active {
             member.state = State::Active;
             self.tell_of(&room, &identity);
+            self.tell_of_arrival(&room, &identity);
         }
     }
 }

@@ -287,7 +287,19 @@ impl Director {
         };
         self.room_mut(&room).members.insert(identity.clone(), member);
         self.tell_of(&room, &identity);
+        self.tell_of_arrival(&room, &identity);
         self.resubscribe(&room);
+    }
+
+    /// Tells the application who has come, and what it publishes.
+    pub(super) fn tell_of_arrival(&self, room: &str, identity: &str) {
+        let Some(member) = self.member(room, identity) else { return };
+        let info = member.info(self.settings.epoch);
+        let tracks: Vec<_> = info.tracks.clone();
+        self.happened("participant_joined", room, Some(info.clone()), None);
+        for track in tracks {
+            self.happened("track_published", room, Some(info.clone()), Some(track));
+        }
     }
 
     /// A session has ended: what it was to its room ends too.
@@ -319,6 +331,10 @@ impl Director {
         member.version += 1;
         let mut info = member.info(epoch);
         info.disconnect_reason = reason as i32;
+        for publication in member.publications.iter().filter(|publication| publication.track.is_some()) {
+            self.happened("track_unpublished", room, Some(info.clone()), Some(publication.info.clone()));
+        }
+        self.happened("participant_left", room, Some(info.clone()), None);
         if !member.hidden() {
             self.tell_room(room, &Message::Update(proto::ParticipantUpdate { participants: vec![info] }));
         }

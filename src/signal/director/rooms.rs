@@ -86,6 +86,7 @@ impl Director {
         if !self.rooms.contains_key(name) {
             let sid = format!("RM_{}", self.token(12));
             self.rooms.insert(name.to_owned(), Room::new(sid, now));
+            self.happened("room_started", name, None, None);
         }
         self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(String::new(), now))
     }
@@ -124,6 +125,7 @@ impl Director {
         let RoomSettings { made, empty_timeout, departure_timeout, .. } = room.settings;
         let stays = if room.used { departure_timeout } else { empty_timeout };
         if !made || now.since(since) >= stays.0 {
+            self.happened("room_finished", name, None, None);
             self.rooms.remove(name);
         }
     }

@@ -70,6 +70,7 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                 note(format!("{} {} {}", attend.room, attend.identity, attend.permission.can_publish));
                 reply.send(Err(Refusal::RoomFull { room: attend.room, sessions_max: 3 }));
             }
+            Request::Room { reply, .. } => reply.send(Err(Refusal::NoSuchRoom { room: "b".into() })),
             Request::Signal { .. } | Request::Hung { .. } => {}
             Request::Rooms { reply } => reply.send(Vec::new()),
         }

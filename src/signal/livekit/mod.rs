@@ -1,14 +1,24 @@
 //! LiveKit's protocol, so that apps made with its SDKs work against this server by changing one URL: its clients' signalling over a
-//! WebSocket ([`socket`], [`join`]), its services over Twirp ([`twirp`]), of which [`egress`] is one, and what it tells applications by
+//! WebSocket ([`socket`], [`join`]), its services over Twirp ([`twirp`]), [`service`] and [`egress`], and what it tells applications by
 //! itself ([`webhook`]). What clients' messages do is the director's ([`super::director`]).
 
 pub mod egress;
 mod join;
+mod service;
 mod socket;
 pub mod twirp;
 pub mod webhook;
 
-pub use socket::routes;
+use std::sync::Arc;
+
+use axum::Router;
+
+use super::http::Services;
+
+/// `/rtc…` and `/twirp/livekit.RoomService/…`.
+pub fn routes() -> Router<Arc<Services>> {
+    socket::routes().merge(service::routes())
+}
 
 /// Letters and digits of an id that nobody can guess.
 fn random_id() -> String {
