@@ -147,6 +147,7 @@ impl Director {
 
     /// A member may publish less than before: what it may not any more ends.
     fn enforce(&mut self, room: &str, identity: &str) {
+        let epoch = self.settings.epoch;
         let Some(member) = self.member_mut(room, identity) else { return };
         let permission = member.permission.clone();
         let sources = &permission.can_publish_sources;
@@ -154,9 +155,13 @@ impl Director {
         let (kept, ended): (Vec<_>, Vec<_>) = std::mem::take(&mut member.publications).into_iter().partition(may);
         member.publications = kept;
         let slot = member.publisher;
+        let info = member.info(epoch);
         for publication in &ended {
             let track_sid = publication.info.sid.clone();
             member.tell(Message::TrackUnpublished(proto::TrackUnpublishedResponse { track_sid }));
+        }
+        for publication in &ended {
+            self.happened("track_unpublished", room, Some(info.clone()), Some(publication.info.clone()));
         }
         for track in ended.into_iter().filter_map(|publication| publication.track) {
             self.close_track(track);

@@ -1,0 +1,279 @@
+// Apps made with LiveKit's SDK for browsers: its client in Chromium and Firefox, with one peer connection (its default) and with two (as its
+// other SDKs have), and its server SDK beside them. What is asserted is media that was decoded and data that arrived.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import { AccessToken, DataPacket_Kind, RoomServiceClient, WebhookReceiver } from 'livekit-server-sdk';
+import { chromium, closePages, firefox, open } from './browsers.mjs';
+import { pause, serve, until } from './server.mjs';
+
+const require = createRequire(import.meta.url);
+const umd = (name) => readFileSync(path.join(path.dirname(require.resolve(name)), 'livekit-client.umd.js'), 'utf8');
+const CURRENT = umd('livekit-client');
+const OLDER = umd('livekit-client-older');
+const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
+const ONE = { singlePeerConnection: true };
+const TWO = { singlePeerConnection: false };
+
+let server;
+let browser;
+let hooks;
+const told = [];
+before(async () => {
+  const receiver = new WebhookReceiver('devkey', 'secret');
+  hooks = http.createServer(async (request, response) => {
+    let body = '';
+    for await (const part of request) body += part;
+    const event = await receiver.receive(body, request.headers.authorization).catch((error) => ({ event: `forged: ${error.message}` }));
+    told.push(event);
+    response.end();
+  }).listen(0, '127.0.0.1');
+  await new Promise((done) => hooks.once('listening', done));
+  // Firefox pairs no loopback candidate with an address of its own.
+  const address = process.env.DISTRIBUTARY_TEST_ADDRESS;
+  assert.ok(address, 'no DISTRIBUTARY_TEST_ADDRESS: run this by `tests/run browser`, which makes a network namespace');
+  server = await serve('livekit', { args: ['--media-bind', address, '--dev', '--webhook', `http://127.0.0.1:${hooks.address().port}/`, '--webhook-api-key', 'devkey'] });
+  browser = await chromium();
+});
+afterEach(closePages);
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+  hooks?.close();
+});
+
+async function token(room, identity, grants = {}, key = 'devkey', secret = 'secret') {
+  const made = new AccessToken(key, secret, { identity, name: `${identity}'s name`, ttl: '10m' });
+  made.addGrant({ room, roomJoin: true, canUpdateOwnMetadata: true, ...grants });
+  return made.toJwt();
+}
+
+async function page(where = browser, client = CURRENT) {
+  const opened = await open(where, server);
+  await opened.evaluate(client);
+  await opened.evaluate(PAGE);
+  return opened;
+}
+
+/** A page in a room. */
+async function member(room, identity, { options = ONE, where = browser, client = CURRENT, grants = {}, connect = {} } = {}) {
+  const opened = await page(where, client);
+  await opened.evaluate((u, t, o, c) => window.lk.join(u, t, o, c), server.url, await token(room, identity, grants), options, connect);
+  return opened;
+}
+
+const received = (opened) => opened.evaluate(() => window.lk.received());
+
+/** Waits until a page decodes so many pictures and hears so much of each of these. */
+async function seesAndHears(opened, names, { frames = 10, ms = 30_000, kinds = ['audio', 'video'] } = {}) {
+  let seen = [];
+  await until(`pictures and sound of ${names}`, ms, async () => {
+    seen = await received(opened);
+    return names.every((name) => kinds.every((kind) => seen.some((track) =>
+      track.identity === name && track.kind === kind && (kind === 'audio' ? track.energy > 0.01 : track.frames > frames))));
+  }, () => JSON.stringify(seen));
+  return seen;
+}
+
+async function happened(opened, name, what = () => true, ms = 10_000) {
+  await until(`event ${name}`, ms, async () => (await opened.evaluate(() => window.lk.events)).some((event) => event.name === name && what(event.what)),
+    () => '');
+}
+
+for (const [mode, options] of [['one peer connection', ONE], ['two peer connections', TWO]]) {
+  test(`members with ${mode} see, hear and write to each other`, { timeout: 180_000 }, async () => {
+    const room = options === ONE ? 'one' : 'two';
+    const ada = await member(room, 'ada', { options });
+    await ada.evaluate(() => window.lk.publish());
+    const bob = await member(room, 'bob', { options });
+    await bob.evaluate(() => window.lk.publish());
+    await Promise.all([seesAndHears(ada, ['bob']), seesAndHears(bob, ['ada'])]);
+
+    // Data: to all, to one, calls, and a text of many packets.
+    await ada.evaluate(() => window.lk.room.localParticipant.publishData(new TextEncoder().encode('to all'), { reliable: true, topic: 'a topic' }));
+    await until('what was sent to all', 10_000, async () => (await bob.evaluate(() => window.lk.data)).some((data) =>
+      data.text === 'to all' && data.from === 'ada' && data.topic === 'a topic'));
+    await ada.evaluate(() => window.lk.room.localParticipant.registerRpcMethod('greet', async (call) => `${call.callerIdentity} said ${call.payload}`));
+    const answer = await bob.evaluate(() => window.lk.room.localParticipant.performRpc({ destinationIdentity: 'ada', method: 'greet', payload: 'hello' }));
+    assert.equal(answer, 'bob said hello');
+    await ada.evaluate(() => window.lk.room.registerTextStreamHandler('long', async (reader, from) => window.lk.data.push({ long: (await reader.readAll()).length, from: from.identity })));
+    await bob.evaluate(() => window.lk.room.localParticipant.sendText('x'.repeat(100_000), { topic: 'long', destinationIdentities: ['ada'] }));
+    await until('a long text', 15_000, async () => (await ada.evaluate(() => window.lk.data)).some((data) => data.long === 100_000 && data.from === 'bob'));
+    assert.ok(!(await bob.evaluate(() => window.lk.data)).some((data) => data.from === 'bob'), 'nothing comes back to its sender');
+
+    // What one says of itself.
+    await bob.evaluate(() => window.lk.room.localParticipant.setMetadata('a note'));
+    await bob.evaluate(() => window.lk.room.localParticipant.setAttributes({ hand: 'up' }));
+    await bob.evaluate(() => window.lk.room.localParticipant.setMicrophoneEnabled(false));
+    await until('what bob says of itself', 10_000, () => ada.evaluate(() => {
+      const bob = window.lk.room.remoteParticipants.get('bob');
+      return bob.name === "bob's name" && bob.metadata === 'a note' && bob.attributes.hand === 'up' && !bob.isMicrophoneEnabled;
+    }));
+
+    // Tracks go and come again, on m-lines that were used before.
+    for (let round = 0; round < 3; round++) {
+      await ada.evaluate(async () => {
+        const [publication] = [...window.lk.room.localParticipant.videoTrackPublications.values()];
+        await window.lk.room.localParticipant.unpublishTrack(publication.track);
+      });
+      await until('the track goes', 10_000, async () => !(await received(bob)).some((track) => track.kind === 'video'));
+      await ada.evaluate(() => window.lk.publish(['video']));
+      await seesAndHears(bob, ['ada'], { kinds: ['video'] });
+    }
+    await happened(ada, 'activeSpeakersChanged');
+    await ada.evaluate(() => window.lk.room.disconnect());
+    await until('ada is gone', 5_000, () => bob.evaluate(() => window.lk.room.remoteParticipants.size === 0));
+  });
+}
+
+test('both kinds of clients, an older one and Firefox are in one room', { timeout: 180_000 }, async () => {
+  const fox = await firefox();
+  try {
+    const members = [
+      await member('mixed', 'one', { options: ONE }),
+      await member('mixed', 'two', { options: TWO }),
+      await member('mixed', 'older', { options: {}, client: OLDER }),
+      await member('mixed', 'fox', { where: fox }),
+    ];
+    const names = ['one', 'two', 'older', 'fox'];
+    for (const opened of members) await opened.evaluate(() => window.lk.publish());
+    for (const [i, opened] of members.entries()) await seesAndHears(opened, names.filter((_, j) => j !== i), { ms: 60_000 });
+  } finally {
+    await fox.close();
+  }
+});
+
+test('a client comes back after its socket was cut, after its path changed, and anew', { timeout: 180_000 }, async () => {
+  const ada = await member('back', 'ada');
+  const bob = await member('back', 'bob', { options: TWO });
+  for (const opened of [ada, bob]) await opened.evaluate(() => window.lk.publish());
+  await Promise.all([seesAndHears(ada, ['bob']), seesAndHears(bob, ['ada'])]);
+  const address = async (name) => (await server.room('back')).sessions.filter((session) => session.identity === name).map((session) => session.remote_address).sort().join();
+  for (const scenario of ['signal-reconnect', 'resume-reconnect', 'full-reconnect']) {
+    for (const [opened, name, other] of [[ada, 'ada', 'bob'], [bob, 'bob', 'ada']]) {
+      const sid = await opened.evaluate(() => { window.lk.events.length = 0; return window.lk.room.localParticipant.sid; });
+      const path = await address(name);
+      await opened.evaluate((which) => window.lk.room.simulateScenario(which), scenario).catch(() => {});
+      await happened(opened, 'reconnected', () => true, 30_000);
+      const resumed = scenario === 'signal-reconnect';
+      assert.equal(await opened.evaluate(() => window.lk.room.localParticipant.sid) === sid, resumed, `${scenario}: the same member if it could be`);
+      const frames = Math.max(0, ...(await received(opened)).filter((track) => track.kind === 'video').map((track) => track.frames ?? 0));
+      await seesAndHears(opened, [other], { frames: frames + 5, kinds: ['video'] });
+      // ICE was restarted, and found a way from another port.
+      if (resumed) assert.notEqual(await address(name), path);
+    }
+  }
+  await Promise.all([seesAndHears(ada, ['bob']), seesAndHears(bob, ['ada'])]);
+});
+
+test('layers: each gets the quality it asks for, and what nobody wants is not sent', { timeout: 180_000 }, async () => {
+  const ada = await member('layers', 'ada', { options: { ...ONE, dynacast: true } });
+  await ada.evaluate(() => window.lk.publish(['video']));
+  const bob = await member('layers', 'bob');
+  await seesAndHears(bob, ['ada'], { kinds: ['video'] });
+  const choose = (quality) => bob.evaluate((wanted) => {
+    const [publication] = [...window.lk.room.remoteParticipants.get('ada').videoTrackPublications.values()];
+    publication.setVideoQuality(wanted);
+  }, quality);
+  const width = async () => (await received(bob)).find((track) => track.kind === 'video')?.width;
+  await choose(0);
+  await until('the low quality', 20_000, async () => await width() === 320, async () => `${await width()}`);
+  // Dynacast: the publisher stops sending the others.
+  const active = async () => (await ada.evaluate(() => window.lk.sent())).filter((layer) => layer.active !== false && layer.kind === 'video').map((layer) => layer.rid);
+  await until('only the low quality is sent', 20_000, async () => JSON.stringify(await active()) === '["q"]', async () => JSON.stringify(await active()));
+  await choose(1);
+  await until('the medium quality', 30_000, async () => await width() === 640, async () => `${await width()}`);
+  // Nothing, and something again.
+  await bob.evaluate(() => [...window.lk.room.remoteParticipants.get('ada').videoTrackPublications.values()][0].setSubscribed(false));
+  await until('unsubscribed', 10_000, async () => !(await received(bob)).some((track) => track.subscribed));
+  await bob.evaluate(() => [...window.lk.room.remoteParticipants.get('ada').videoTrackPublications.values()][0].setSubscribed(true));
+  await seesAndHears(bob, ['ada'], { kinds: ['video'] });
+});
+
+test('an application looks after rooms, and is told what happens', { timeout: 120_000 }, async () => {
+  const rooms = new RoomServiceClient(server.url, 'devkey', 'secret');
+  const made = await rooms.createRoom({ name: 'managed', metadata: 'first', maxParticipants: 2, emptyTimeout: 60 });
+  assert.match(made.sid, /^RM_/);
+  assert.deepEqual((await rooms.listRooms(['managed'])).map((room) => [room.name, room.metadata, room.maxParticipants]), [['managed', 'first', 2]]);
+  const ada = await member('managed', 'ada');
+  const bob = await member('managed', 'bob');
+  await assert.rejects(member('managed', 'carl'), 'a third one does not fit');
+  await ada.evaluate(() => window.lk.publish());
+  await seesAndHears(bob, ['ada']);
+  const people = await rooms.listParticipants('managed');
+  assert.deepEqual(people.map((person) => person.identity).sort(), ['ada', 'bob']);
+  const sound = people.find((person) => person.identity === 'ada').tracks.find((track) => track.mimeType.startsWith('audio/'));
+  await rooms.mutePublishedTrack('managed', 'ada', sound.sid, true);
+  await until('ada is muted', 10_000, () => ada.evaluate(() => !window.lk.room.localParticipant.isMicrophoneEnabled));
+  await rooms.updateRoomMetadata('managed', 'second');
+  await happened(bob, 'roomMetadataChanged', (what) => what.includes('second'));
+  await rooms.sendData('managed', new TextEncoder().encode('from the server'), DataPacket_Kind.RELIABLE, { destinationIdentities: ['bob'], topic: 't' });
+  await until('data of the server', 10_000, async () => (await bob.evaluate(() => window.lk.data)).some((data) => data.text === 'from the server'));
+  assert.deepEqual(await ada.evaluate(() => window.lk.data), []);
+  const updated = await rooms.updateParticipant('managed', 'ada', { metadata: 'told', permission: { canPublish: false, canSubscribe: true, canPublishData: true } });
+  assert.equal(updated.metadata, 'told');
+  await until('ada may not publish any more', 10_000, async () => !(await received(bob)).some((track) => track.subscribed));
+  await rooms.removeParticipant('managed', 'ada');
+  await happened(ada, 'disconnected');
+  await rooms.deleteRoom('managed');
+  await happened(bob, 'disconnected');
+  assert.deepEqual(await rooms.listRooms(['managed']), []);
+  await assert.rejects(rooms.getParticipant('managed', 'bob'), /There is no room/);
+  const mine = () => told.filter((event) => event.room?.name === 'managed').map((event) => event.event);
+  const wanted = ['room_started', 'participant_joined', 'track_published', 'track_unpublished', 'participant_left', 'room_finished'];
+  await until('all webhooks', 10_000, async () => wanted.every((name) => mine().includes(name)), () => mine().join(' '));
+  assert.ok(!told.some((event) => event.event.startsWith('forged')), 'each is signed as it should be');
+});
+
+test('permissions hold: who may not publish, subscribe or send data does not', { timeout: 90_000 }, async () => {
+  const ada = await member('grants', 'ada');
+  await ada.evaluate(() => window.lk.publish(['audio']));
+  const mute = await member('grants', 'listener', { grants: { canPublish: false, canPublishData: false } });
+  const blind = await member('grants', 'speaker', { grants: { canSubscribe: false } });
+  await seesAndHears(mute, ['ada'], { kinds: ['audio'] });
+  await assert.rejects(mute.evaluate(() => window.lk.publish(['audio'])));
+  await mute.evaluate(() => window.lk.room.localParticipant.publishData(new TextEncoder().encode('no'), { reliable: true })).catch(() => {});
+  await pause(2_000);
+  assert.ok(!(await received(blind)).some((track) => track.subscribed), 'nothing is sent to who may not watch');
+  assert.deepEqual(await ada.evaluate(() => window.lk.data), []);
+  // Only those who are named may watch.
+  await ada.evaluate(() => window.lk.room.localParticipant.setTrackSubscriptionPermissions(false, []));
+  await until('nobody may watch', 10_000, async () => !(await received(mute)).some((track) => track.subscribed));
+  await ada.evaluate(() => window.lk.room.localParticipant.setTrackSubscriptionPermissions(false, [{ participantIdentity: 'listener', allowAll: true }]));
+  await seesAndHears(mute, ['ada'], { kinds: ['audio'] });
+});
+
+test('who proves nothing is told so, and garbage ends a connection without harm', { timeout: 60_000 }, async () => {
+  const ask = async (jwt, where = '/rtc/validate') => {
+    const response = await fetch(`${server.url}${where}?access_token=${jwt}`);
+    return [response.status, (await response.text()).trim()];
+  };
+  assert.deepEqual(await ask(await token('a', 'x')), [200, 'success']);
+  const forged = await token('a', 'x', {}, 'devkey', 'another secret');
+  assert.deepEqual((await ask(forged))[0], 401);
+  assert.equal((await ask(await token('a', 'x', { roomJoin: false })))[0], 403);
+  const expired = new AccessToken('devkey', 'secret', { identity: 'x', ttl: -60 });
+  expired.addGrant({ room: 'a', roomJoin: true });
+  const [status, text] = await ask(await expired.toJwt());
+  assert.ok(status === 401 && text.includes('expired'), text);
+  assert.equal((await fetch(`${server.url}/rtc/v1/validate?access_token=${await token('a', 'x')}&join_request=%21`)).status, 400);
+  const rooms = new RoomServiceClient(server.url, 'devkey', 'another secret');
+  await assert.rejects(rooms.listRooms(), /signature/);
+
+  const quiet = await member('noise', 'quiet');
+  await quiet.evaluate(() => window.lk.publish(['audio']));
+  const closed = async (jwt, said) => (await page()).evaluate((url, bytes) => new Promise((done) => {
+    const socket = new WebSocket(url);
+    socket.onopen = () => socket.send(typeof bytes === 'string' ? bytes : new Uint8Array(bytes));
+    socket.onclose = (event) => done([event.code, event.reason]);
+  }), `${server.url.replace('http', 'ws')}/rtc?access_token=${jwt}`, said);
+  const noisy = await token('noise', 'noisy');
+  assert.deepEqual(await closed(noisy, [255, 255, 255, 255]), [1008, 'a message is no SignalRequest in protobuf']);
+  assert.deepEqual(await closed(noisy, '{"offer":7}'), [1008, 'a message is no SignalRequest in JSON']);
+  const other = await member('noise', 'other');
+  await seesAndHears(other, ['quiet'], { kinds: ['audio'] });
+});
