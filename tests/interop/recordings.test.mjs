@@ -64,11 +64,10 @@ function claps(file) {
     return stdout;
   };
   const rises = (bright, time) => bright.flatMap((is, at) => (is && at > 0 && !bright[at - 1] ? [time(at)] : []));
-  // A picture becomes one byte: how bright it is.
-  const luma = [...decode('-map', '0:v', '-fps_mode', 'passthrough', '-enc_time_base', '-1', '-vf', 'scale=1:1:flags=area,format=gray', '-f', 'rawvideo')];
-  const shown = spawnSync('ffprobe', ['-v', 'error', '-select_streams', 'v', '-show_entries', 'frame=pts_time', '-of', 'csv=p=0', file], { encoding: 'utf8' });
-  const times = shown.stdout.trim().split('\n').map((line) => 1_000 * parseFloat(line));
-  assert.equal(luma.length, times.length, 'pictures decoded and pictures that have a time');
+  // A picture becomes one pixel; each prints its time and how bright it is.
+  const filter = 'scale=1:1:flags=area,format=gray,signalstats,metadata=print:key=lavfi.signalstats.YAVG:file=-';
+  const lines = decode('-map', '0:v', '-fps_mode', 'passthrough', '-enc_time_base', '-1', '-vf', filter, '-f', 'null').toString();
+  const shown = [...lines.matchAll(/pts_time:(\S+)\s+lavfi\.signalstats\.YAVG=(\S+)/g)].map(([, time, luma]) => [1_000 * time, Number(luma)]);
   // Filled up with silence where nothing is, so that a sample's number says when it is.
   const pcm = decode('-map', '0:a', '-ac', '1', '-af', 'aresample=48000:async=1:first_pts=0', '-f', 's16le');
   const samples = new Int16Array(pcm.buffer, pcm.byteOffset, pcm.length >> 1);
@@ -76,7 +75,7 @@ function claps(file) {
   const loud = Array.from({ length: Math.floor(samples.length / STEP) }, (_, at) => samples.subarray(at * STEP, (at + 1) * STEP).some((s) => Math.abs(s) > 1_500));
   // Between two waves' tops it is quiet for less than this.
   const beeps = rises(loud, (at) => (1_000 * at * STEP) / 48_000).filter((at, i, all) => i === 0 || at - all[i - 1] > 300);
-  return { flashes: rises(luma.map((value) => value > 128), (at) => times[at]), beeps };
+  return { flashes: rises(shown.map(([, luma]) => luma > 128), (at) => shown[at][0]), beeps };
 }
 
 /** What a clapperboard's file says: how far each flash is from its beep, in milliseconds, and whether that changes. */
