@@ -150,8 +150,8 @@ async fn relay(stream: TcpStream, media: SocketAddr, metrics: &WorkerMetrics) ->
     }
     let udp = UdpSocket::bind(SocketAddr::new(media.ip(), 0)).await?;
     udp.connect(media).await?;
-    udp.send(first).await?;
     metrics.add(Counter::TcpConnections, 1);
+    udp.send(first).await?;
     let (queue, queued) = mpsc::channel(TCP_WAITING_FRAMES);
     // Whichever ends first ends the connection.
     tokio::select! {
