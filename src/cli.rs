@@ -94,6 +94,21 @@ pub struct RecordArgs {
     /// Stop recording it
     #[arg(long, requires = "room")]
     pub stop: bool,
+    /// Keep nothing of it until --resume; the pause is cut out
+    #[arg(long, requires = "room", conflicts_with = "stop")]
+    pub pause: bool,
+    /// Go on after --pause
+    #[arg(long, requires = "room", conflicts_with_all = ["stop", "pause"])]
+    pub resume: bool,
+    /// As record.format of the configuration, for this room: webm or mp4
+    #[arg(long, requires = "room")]
+    pub format: Option<String>,
+    /// As record.files, for this room: participant or track
+    #[arg(long, requires = "room")]
+    pub files: Option<String>,
+    /// As record.layer, for this room: best, or the rid of a simulcast encoding
+    #[arg(long, requires = "room")]
+    pub layer: Option<String>,
     /// The server's address
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7880", env = "DISTRIBUTARY_SERVER")]
     pub server: String,

@@ -26,11 +26,18 @@ impl Client {
         Client { agent: config.new_agent(), base: base.trim_end_matches('/').to_owned(), token }
     }
 
-    /// Has a room recorded; the server's answer.
-    pub fn record(&self, room: &str) -> Result<Value, String> {
-        let body = serde_json::json!({ "room": room }).to_string();
+    /// Has what `wish` names in its `room` recorded; the server's answer.
+    pub fn record(&self, wish: &Value) -> Result<Value, String> {
+        let body = wish.to_string();
         let request = self.agent.post(format!("{}/api/v1/recordings", self.base)).header("Content-Type", "application/json");
         json(&self.answer(self.allowed(request).send(body))?)
+    }
+
+    /// Has nothing kept of it for now, or everything again.
+    pub fn pause_recording(&self, room: &str, paused: bool) -> Result<(), String> {
+        let body = serde_json::json!({ "paused": paused }).to_string();
+        let request = self.agent.patch(format!("{}/api/v1/recordings/{}", self.base, in_path(room)));
+        self.answer(self.allowed(request.header("Content-Type", "application/json")).send(body)).map(drop)
     }
 
     /// Ends that.

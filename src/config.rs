@@ -44,6 +44,8 @@ pub struct Plan {
     pub http_bind: SocketAddr,
     pub tls: Option<TlsFiles>,
     pub media_bind: SocketAddr,
+    /// Of ICE over TCP.
+    pub tcp_port: Option<u16>,
     /// 1 to [`crate::limits::WORKERS_MAX`].
     pub workers: usize,
     /// Core of each worker, in order. Empty: the workers are not pinned.
@@ -76,6 +78,9 @@ pub struct Plan {
     pub codecs: Vec<Codec>,
     /// What is recorded; none: nothing is.
     pub record: Option<RecordPlan>,
+    /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
+    pub storage: Option<StoragePlan>,
+    pub webhook: WebhookPlan,
     pub log: LogPlan,
     /// What the operator should know about the plan, said once at the start.
     pub warnings: Vec<String>,
@@ -90,6 +95,7 @@ impl Default for Plan {
             http_bind: SocketAddr::new(loopback, 0),
             tls: None,
             media_bind: SocketAddr::new(loopback, 0),
+            tcp_port: None,
             workers: 1,
             cores: Vec::new(),
             slow_cores: Vec::new(),
@@ -110,6 +116,8 @@ impl Default for Plan {
             load_max: 100,
             codecs: ALL_CODECS.to_vec(),
             record: None,
+            storage: None,
+            webhook: WebhookPlan::default(),
             log: LogPlan::default(),
             warnings: Vec::new(),
         }
@@ -124,10 +132,71 @@ pub struct RecordPlan {
     /// Rooms of which every publisher is recorded.
     pub rooms: Vec<RoomPattern>,
     pub format: RecordFormat,
+    pub files: RecordFiles,
+    /// Name of the simulcast encoding to record, or [`BEST_LAYER`].
+    pub layer: String,
     pub sync: RecordSync,
     /// A file is ended at the first key frame after so long, or after so many bytes, and another begun.
     pub split_after: Option<Micros>,
     pub split_bytes: Option<u64>,
+}
+
+/// The simulcast encoding that most flows of.
+pub const BEST_LAYER: &str = "best";
+
+/// What somebody asked for of one room; where nothing is said the [`RecordPlan`] holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordWish {
+    pub format: Option<RecordFormat>,
+    pub files: Option<RecordFiles>,
+    pub layer: Option<String>,
+}
+
+impl RecordPlan {
+    /// The plan for a room of which this was asked.
+    pub fn with(&self, wish: &RecordWish) -> RecordPlan {
+        RecordPlan {
+            format: wish.format.unwrap_or(self.format),
+            files: wish.files.unwrap_or(self.files),
+            layer: wish.layer.clone().unwrap_or_else(|| self.layer.clone()),
+            ..self.clone()
+        }
+    }
+}
+
+/// A bucket of an S3-compatible store, and how recordings get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoragePlan {
+    pub bucket: String,
+    /// `http://` or `https://`; none: AWS's of the region.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// Key id and secret; none: those that the environment has in `AWS_…`, or the role that the machine has.
+    pub credentials: Option<(String, Secret)>,
+    /// Comes before the names of objects: empty, or with a slash at its end.
+    pub prefix: String,
+    /// Whether files stay where they are when the store has confirmed them.
+    pub keep_local: bool,
+    /// Recordings that are uploaded at a time: 1 to [`crate::limits::UPLOADS_MAX`].
+    pub uploads: usize,
+}
+
+/// Whom to tell what happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhookPlan {
+    pub urls: Vec<String>,
+    /// One of the keys: what is told is signed with it.
+    pub api_key: String,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Names of rooms: `*` stands for any number of any characters, everything else for itself.
@@ -316,6 +385,17 @@ choice! {
         Webm = "webm",
         /// Fragmented MP4; WebM with VP8.
         Mp4 = "mp4",
+    }
+}
+
+choice! {
+    /// What becomes one file.
+    RecordFiles {
+        /// A publisher's video and sound together.
+        #[default]
+        Participant = "participant",
+        /// Each track by itself.
+        Track = "track",
     }
 }
 

@@ -13,10 +13,11 @@
 //! 6. [`io`] again: all of a turn at once, one receiver's equal-sized packets as one train. With AF_XDP ([`io::xdp`]), frame by
 //!    frame from the arena itself.
 //!
-//! Of publishers that are recorded, handles go to the recorder as well ([`worker::tap`]).
+//! Of publishers that are recorded, handles go to the recorder as well ([`worker::tap`]), or to the program that has the server inside it,
+//! which may publish the same way back.
 //!
 //! # Who does what
-//! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS. The director decides who is
+//! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS, and the data channels inside it. The director decides who is
 //! joined to what. HTTP runs on tokio and only ever talks to the director. They meet in bounded rings: [`worker::mail`].
 //!
 //! Imports point downwards: services (`signal`, `admin`) → `topology` → `worker` → `peer`, `room`, `io` → `secure`, `rtp` →
@@ -44,6 +45,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod doctor;
+#[cfg(feature = "server")]
+pub mod gateway;
 #[cfg(feature = "server")]
 pub mod record;
 #[cfg(feature = "server")]

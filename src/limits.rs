@@ -91,11 +91,17 @@ pub const RUN_BYTES_MAX: usize = 512 * 1024;
 /// for all.
 pub const RUN_PACKETS: usize = 1024;
 /// Tracks one session can watch or publish at a time; further m-lines are refused.
-pub const MEDIA_PER_PEER: usize = MEDIA_SECTIONS_MAX;
+pub const MEDIA_PER_PEER: usize = 64;
 /// Rooms that are recorded because somebody asked for it; further ones are refused.
 pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
 /// Recordings in one answer of the API, the newest.
 pub const RECORDINGS_LISTED: usize = 1_000;
+/// Recordings that are uploaded at a time, and of which it is known at a time that they wait; the folder knows all.
+pub const UPLOADS_MAX: usize = 16;
+pub const UPLOADS_WAITING: usize = 1_024;
+/// Bytes of a part of an upload, of which one object has 10,000 at most: those of larger files are larger.
+pub const UPLOAD_PART_BYTES: u64 = 8 << 20;
+pub const UPLOAD_PARTS_MAX: u64 = 10_000;
 /// Subscriptions of one worker. Further ones are refused (`subscription_limit`).
 pub const SUBSCRIPTIONS: usize = 4 * SESSIONS_MAX;
 /// Retransmissions one RTCP packet may ask for; the rest is ignored and asked again.
@@ -117,6 +123,12 @@ pub const RED_BYTES_MAX: usize = 1100;
 pub const FEC_PLACES: usize = 96;
 /// Bytes after the fixed header of a packet that FEC protects; longer ones are sent without, since the FEC packet is longer still.
 pub const FEC_BYTES_MAX: usize = 1224;
+/// Of a publisher's stream with FEC packets: packets kept to compute lost ones from (more than two groups of the 48 that one FEC packet
+/// can name), and FEC packets that wait for more of those they name. The oldest give way.
+pub const FEC_WINDOW: usize = 128;
+pub const FEC_WAITING: usize = 8;
+/// Lost packets that one received packet can bring along, computed or repeated; what is beyond is asked for again.
+pub const RECOVERED_MAX: usize = 16;
 /// Packets reported in one transport-wide feedback message.
 pub const TWCC_PACKETS: usize = 400;
 
@@ -131,8 +143,9 @@ pub const FRAME_DEPENDENCIES: usize = 8;
 /// Packets sent over one path of which it is remembered when they left: more than leave in the time until feedback comes. What is told
 /// of older ones is ignored.
 pub const PATH_HISTORY: usize = 512;
-/// SSRCs of one viewer's media and retransmissions that feedback by stream (RFC 8888) is taken about.
-pub const PATH_STREAMS: usize = 2 * MEDIA_PER_PEER;
+/// SSRCs of one viewer's media and retransmissions that feedback by stream (RFC 8888) is taken about; what is told of further ones is
+/// ignored.
+pub const PATH_STREAMS: usize = 64;
 /// Feedback messages that one path takes in a second: clients send 4 to 40. Further ones are dropped (`feedback_flood`).
 pub const PATH_FEEDBACK: u32 = 64;
 /// Packets that wait on one worker for their turn on their path, of all viewers and of one. When there is no room, what a viewer has
@@ -147,17 +160,60 @@ pub const HANDSHAKES_MAX: usize = 4096;
 pub const HANDSHAKES_PER_SOURCE: usize = 1024;
 /// Milliseconds a DTLS handshake may take.
 pub const HANDSHAKE_MILLIS_MAX: u64 = 20_000;
+/// Data channels of one session. Further ones are not acknowledged, and messages on them are dropped (`data_unknown_channel`).
+pub const CHANNELS_PER_PEER: usize = 32;
+/// Bytes of a data channel's label, and of its protocol's name; a channel with longer ones counts as one too many.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
+/// What waits to be sent on one session's data channels. Of an unreliable channel with more bytes the oldest messages are dropped
+/// (`data_full`); if the reliable ones together have more, the receiver is too slow for what it was promised, and loses its channels
+/// (`data_slow_receiver`).
+pub const DATA_WAITING_BYTES: usize = 1 << 20;
+pub const DATA_WAITING_UNRELIABLE_BYTES: usize = 128 * 1024;
+/// What a waiting message is counted for beside its bytes.
+pub const DATA_MESSAGE_COST: usize = 128;
+/// Of what is to be sent, this much at a time is with SCTP, on its way or about to be: bytes, 10 Mb/s at a
+/// round trip of 100 ms, and messages.
+pub const SCTP_SEND_BYTES: usize = 128 * 1024;
+pub const SCTP_SEND_MESSAGES: usize = 512;
+/// What SCTP keeps of a peer's messages until they are whole and in order: the window it is told.
+pub const SCTP_RECEIVE_BYTES: usize = 256 * 1024;
+/// Chunks beyond the first missing one; further ones are dropped (`sctp_flood`). All of their gaps fit one SACK.
+pub const SCTP_TSN_WINDOW: usize = 512;
+/// SCTP streams in each direction. DATA on higher ones is dropped (`sctp_malformed`).
+pub const SCTP_STREAMS: usize = 1024;
+/// Fragments of one message, and bytes that SCTP may keep though they are no part of a message that is coming in. A peer that makes more of
+/// them is no WebRTC client, and loses its channels (`sctp_malformed`).
+pub const SCTP_FRAGMENTS_MAX: usize = 1024;
+pub const SCTP_HELD_UNEXPLAINED: usize = 1024;
+/// DATA chunks from one session in a second; further ones are dropped as by a network (`sctp_flood`).
+pub const SCTP_CHUNKS_PER_SECOND: u64 = 5_000;
+
 /// Milliseconds without an authentic packet of the client after which a session ends (RFC 7675 §5.1).
 pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
+/// Egresses that are known at a time; when all are active, another is refused.
+pub const EGRESSES_MAX: usize = 1_000;
+/// Bytes of a message to one of LiveKit's services; a larger one is refused.
+pub const TWIRP_BYTES_MAX: usize = 256 * 1024;
+/// Addresses that webhooks go to, and events that wait for one of them; further ones are given up (`lost_webhooks`).
+pub const WEBHOOK_ADDRESSES_MAX: usize = 64;
+pub const WEBHOOKS_WAITING: usize = 1_024;
+/// ICE over TCP: connections at a time, in all and from one source address. Further ones are closed at once (`tcp_limit`).
+pub const TCP_CONNECTIONS_MAX: usize = 4096;
+pub const TCP_CONNECTIONS_PER_SOURCE: usize = 128;
+/// ICE over TCP: packets that wait for one client, beside the kernel's send buffer, which is asked to be of this size. Further ones are
+/// dropped (`tcp_slow_reader`).
+pub const TCP_WAITING_FRAMES: usize = 256;
+pub const TCP_SEND_BUFFER_BYTES: usize = 96 * 1024;
+
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
-/// Bytes of an SDP accepted over HTTP; a larger body gets 413.
+/// Bytes of an SDP accepted over HTTP; a larger body gets 413. A member's may be as long as its message.
 pub const SDP_BYTES_MAX: usize = 64 * 1024;
-/// m-lines in an offer; more get 400.
-pub const MEDIA_SECTIONS_MAX: usize = 32;
+/// m-lines in an offer; more get 400. A member's has one for each track that it publishes or watches.
+pub const MEDIA_SECTIONS_MAX: usize = 128;
 /// Candidates read from one offer or fragment; further ones are ignored (an ICE-lite agent does not need them).
 pub const CANDIDATES_MAX: usize = 64;
 /// Bytes of one message of a data channel, in either direction; a client that sends a longer one loses its data channels.
@@ -175,14 +231,20 @@ pub const SIGNAL_BYTES_MAX: usize = 512 * 1024;
 /// Characters of a room name.
 pub const ROOM_NAME_CHARS_MAX: usize = 128;
 
+const _: () = assert!(MEDIA_PER_PEER < MEDIA_SECTIONS_MAX && SDP_BYTES_MAX <= SIGNAL_BYTES_MAX);
 const _: () = assert!(HEADROOM_BYTES + DATAGRAM_BYTES_MAX <= SLOT_BYTES);
 const _: () = assert!(RECV_BUFFERS.is_power_of_two() && RECV_BUFFERS < ARENA_SLOTS);
 const _: () = assert!(TRAIN_BYTES <= u16::MAX as usize && TRAIN_BYTES <= SEND_ARENA_BYTES);
 const _: () = assert!(TRACK_CACHE.is_power_of_two());
 const _: () = assert!(TRACK_CACHE < ARENA_SLOTS && TRACK_CACHE <= RUN_PACKETS);
 const _: () = assert!(PATH_HISTORY.is_power_of_two());
+const _: () = assert!(FEC_WINDOW.is_power_of_two() && RED_BLOCKS_READ <= RECOVERED_MAX);
 const _: () = assert!(PACED_PACKETS + TRACK_CACHE < ARENA_SLOTS && PACED_PER_PEER <= PACED_PACKETS);
 const _: () = assert!(TAP + PACED_PACKETS + RECV_BUFFERS < ARENA_SLOTS / 2);
 const _: () = assert!(WORKERS_MAX <= 64);
+// A gap at every other chunk: four bytes each in a SACK, beside its headers, in one DTLS record.
+const _: () = assert!(SCTP_TSN_WINDOW / 2 * 4 + 28 <= 1163);
+const _: () = assert!(DATA_MESSAGE_BYTES_MAX < SCTP_SEND_BYTES && DATA_MESSAGE_BYTES_MAX < DATA_WAITING_UNRELIABLE_BYTES);
+const _: () = assert!(DATA_MESSAGE_BYTES_MAX < SCTP_RECEIVE_BYTES && DATA_MESSAGE_BYTES_MAX / SCTP_FRAGMENTS_MAX <= 64);
 const _: () = assert!(XDP_RING.is_power_of_two() && XDP_SEND_FRAMES >= SEND_OPS && XDP_SEND_FRAMES >= XDP_RING);
 const _: () = assert!(XDP_SEND_FRAMES + 2 * XDP_RING < ARENA_SLOTS / 2);

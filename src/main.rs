@@ -13,8 +13,10 @@ use distributary::admin::{self, VERSION, Views};
 use distributary::cli::{Action, Cli, RecordArgs, ServeArgs, TokenArgs};
 use distributary::client::Client;
 use distributary::config::{self, DEV_KEY, LogFormat, LogPlan, Machine, Plan, Sources};
-use distributary::signal::auth::{self, Claims, VideoGrants};
+use distributary::signal::auth::{self, Claims, Gate, VideoGrants};
 use distributary::signal::http::{self, Listener, Services};
+use distributary::signal::livekit::egress::{self, Egress};
+use distributary::signal::livekit::webhook::Webhooks;
 use distributary::{doctor, io::probe, topology};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -86,12 +88,24 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::failure(format!("cannot start the HTTP threads: {error}")))?;
-    let running = topology::start(&plan).map_err(Fatal::failure)?;
+    let mut running = topology::start(&plan).map_err(Fatal::failure)?;
     announce(&plan, &listener, &running.summary);
 
     let services = Services::new(&plan, running.handle.clone());
     let views = Views::new(&plan, running.handle.clone(), running.metrics.clone());
-    let routes = http::finish(http::routes(services).merge(admin::routes(views)));
+    let webhooks = Webhooks::new(plan.webhook.clone(), plan.keys.clone(), running.handle.clone(), runtime.handle().clone());
+    let webhooks = webhooks.map_err(|error| Fatal::failure(format!("cannot send webhooks: {error}")))?;
+    if let Some(mut happenings) = running.happenings.take() {
+        let webhooks = webhooks.clone();
+        runtime.spawn(async move {
+            while let Some(event) = happenings.recv().await {
+                webhooks.send(event, &[]);
+            }
+        });
+    }
+    let sources = egress::Sources::new(&plan, running.handle.clone());
+    let egress = Egress::start(Gate::new(&plan.keys, plan.dev), sources, webhooks, runtime.handle());
+    let routes = http::finish(http::routes(services).merge(egress::routes(egress)).merge(admin::routes(views)));
     let stop_http = listener.stopper();
     let served = runtime.block_on(async {
         let asked = async {
@@ -156,8 +170,10 @@ fn announce(plan: &Plan, listener: &Listener, summary: &[String]) {
 
 /// Log lines go to standard error, so that the start lines can be read apart from them.
 fn start_log(log: &LogPlan) -> Result<(), Fatal> {
-    // The DTLS library warns of every extension that it does not know, several times for each client.
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,{}", log.level)).map_err(Fatal::usage)?;
+    // The DTLS library warns of every extension that it does not know, several times for each client; that of SCTP of every
+    // packet that is not to its liking, and those are counted.
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("rtc_dtls=error,sctp_proto=off,{}", log.level)).map_err(Fatal::usage)?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match log.format {
@@ -233,10 +249,29 @@ fn record(arguments: RecordArgs) -> Result<(), Fatal> {
             client.stop_recording(&room).map_err(Fatal::failure)?;
             println!("{room:?} is recorded no more.");
         }
-        Some(room) => match client.record(&room).map_err(Fatal::failure)?["publishing"].as_bool() {
-            Some(true) => println!("{room:?} is being recorded. Stop it with: distributary record --stop {room:?}"),
-            _ => println!("{room:?} will be recorded when somebody publishes. Stop that with: distributary record --stop {room:?}"),
-        },
+        Some(room) if arguments.pause || arguments.resume => {
+            client.pause_recording(&room, arguments.pause).map_err(Fatal::failure)?;
+            match arguments.pause {
+                true => println!("{room:?} pauses. Go on with: distributary record --resume {room:?}"),
+                false => println!("{room:?} is being recorded again."),
+            }
+        }
+        Some(room) => {
+            let mut wish = serde_json::json!({ "room": room });
+            for (field, value) in [("format", arguments.format), ("files", arguments.files), ("layer", arguments.layer)] {
+                if let Some(value) = value {
+                    wish[field] = value.into();
+                }
+            }
+            match client.record(&wish).map_err(Fatal::failure)?["publishing"].as_bool() {
+                Some(true) => println!("{room:?} is being recorded. Stop it with: distributary record --stop {room:?}"),
+                _ => {
+                    println!(
+                        "{room:?} will be recorded when somebody publishes. Stop that with: distributary record --stop {room:?}"
+                    )
+                }
+            }
+        }
         None => {
             let list = client.recordings().map_err(Fatal::failure)?;
             for recording in list["recordings"].as_array().into_iter().flatten() {

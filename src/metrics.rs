@@ -38,6 +38,12 @@ declare! {
         UnknownSource = "unknown_source", "DTLS, RTP or RTCP from an address that no checked candidate pair has";
         DtlsLimit = "dtls_limit", "too many DTLS handshakes in flight, in all or from this source";
         DtlsFailed = "dtls_failed", "DTLS handshake failed or its certificate did not match the fingerprint";
+        SctpMalformed = "sctp_malformed", "SCTP packet that is not well-formed or that no WebRTC client sends (RFC 8831)";
+        SctpFlood = "sctp_flood", "SCTP packet with DATA faster, or further ahead, than a session may send it";
+        DataUnknownChannel = "data_unknown_channel", "message on a data channel that is not open, or one beyond the limit";
+        DataTooLong = "data_too_long", "message longer than the receiver's SDP allows (a=max-message-size)";
+        DataFull = "data_full", "message on an unreliable data channel that waited while newer ones came";
+        DataSlowReceiver = "data_slow_receiver", "receiver that lost its data channels because too much waited on reliable ones";
         BeforeKeys = "before_keys", "RTP or RTCP before the DTLS handshake ended";
         RtpMalformed = "rtp_malformed", "not a well-formed RTP packet (RFC 3550 section 5.1)";
         RtcpMalformed = "rtcp_malformed", "not a well-formed RTCP compound packet";
@@ -52,6 +58,7 @@ declare! {
         DependencyUnknown = "dependency_unknown", "dependency descriptor that refers to a template or structure the server has not received";
         RtxMalformed = "rtx_malformed", "retransmission without an original sequence number or original stream (RFC 4588)";
         RedMalformed = "red_malformed", "redundant sound whose headers are cut short, reach beyond the packet, make no sense or are too many (RFC 2198)";
+        FecMalformed = "fec_malformed", "forward error correction packet that is cut short, protects nothing, or does not fit the packets that it names (RFC 5109)";
         Duplicate = "duplicate", "packet that had already arrived";
         TooLate = "too_late", "packet older than the window of its stream";
         Padding = "padding", "packet of padding only (a bandwidth probe)";
@@ -66,6 +73,9 @@ declare! {
         FeedbackUnsent = "feedback_unsent", "feedback of packets' arrival (transport-wide, or RFC 8888) about packets that were never sent, or that was not agreed on";
         FeedbackFlood = "feedback_flood", "feedback of packets' arrival, or REMB, more often than any client sends it";
         PacerFull = "pacer_full", "packet that waited for its turn on a path that does not carry its stream";
+        TcpMalformed = "tcp_malformed", "ICE-TCP connection closed because it does not begin with a STUN binding request or has a frame that no packet fits (RFC 4571)";
+        TcpLimit = "tcp_limit", "ICE-TCP connection closed because there are too many, in all or from this source";
+        TcpSlowReader = "tcp_slow_reader", "packet for a client behind TCP that does not take what it is sent";
         XdpJunk = "xdp_junk", "datagram for the media port that the XDP program dropped: of no protocol that media uses (RFC 7983)";
         XdpFlood = "xdp_flood", "datagram that the XDP program dropped during a flood: from a source that is no client";
         XdpRingFull = "xdp_ring_full", "datagram for which a worker's AF_XDP socket had no room";
@@ -101,7 +111,9 @@ declare! {
         Runs = "cached_runs", "Viewers that began with a cached key frame and what came after it: none was asked for.";
         Probed = "probe_packets", "Packets sent to find out what a viewer's path carries: retransmissions of recent ones, or padding.";
         NacksSent = "sent_nacks", "Sequence numbers asked of publishers.";
-        Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, or along with later ones (RFC 2198).";
+        Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, along with later ones (RFC 2198), or by forward error correction (RFC 5109).";
+        FecReceived = "received_fec_packets", "Forward error correction packets of publishers.";
+        FecRecovered = "fec_recovered_packets", "Packets of publishers that were lost and computed from forward error correction packets, of all recovered.";
         LostUpstream = "lost_upstream_packets", "Packets of publishers given up as lost.";
         KeyFrameRequests = "key_frame_requests", "Key-frame requests sent to publishers.";
         KeyFrameRequestsReceived = "received_key_frame_requests", "Key-frame requests received from receivers.";
@@ -113,6 +125,14 @@ declare! {
         RecordingGaps = "recording_gaps", "Places in recordings where packets never came.";
         Recordings = "recordings", "Recorded files begun.";
         RecordingsFailed = "failed_recordings", "Recordings that ended because their file could not be made or written.";
+        DataReceived = "received_data_messages", "Messages received on data channels.";
+        DataBytesReceived = "received_data_bytes", "Bytes of those messages.";
+        DataSent = "sent_data_messages", "Messages sent on data channels, each receiver counted.";
+        DataBytesSent = "sent_data_bytes", "Bytes of those messages.";
+        Uploads = "uploaded_recordings", "Recordings that the store has confirmed.";
+        UploadedBytes = "uploaded_bytes", "Bytes of recordings sent to the store and accepted.";
+        UploadsFailed = "failed_uploads", "Tries to upload a recording that failed; each is tried again.";
+        TcpConnections = "tcp_connections", "ICE-TCP connections that began with a check.";
         Wakeups = "wakeups", "Times this worker had to be woken by another thread.";
         Turns = "turns", "Turns of the worker loop.";
     }

@@ -5,14 +5,17 @@
 //!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
 //!   distributary-rec       the recorder, if anything is recorded
+//!   distributary-store     uploads of recordings, if there is a store
 //!   distributary-route     with AF_XDP: ways to clients, floods
+//!   distributary-tcp       the relay for ICE over TCP
 //!   tokio                  HTTP; talks to the director through `api::Handle`
 //! ```
 //!
 //! Where the workers leave a core, all other threads keep to those that are left: a storm of joins must not take time from a worker.
 
 use std::fmt;
-use std::net::{SocketAddr, UdpSocket};
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -20,13 +23,15 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{Estimation, IoChoice, Plan, Steer};
+use crate::config::{Estimation, IoChoice, Plan, RecordPlan, RoomPattern, Steer};
+use crate::gateway::tcp;
 use crate::io::numa::Nodes;
 use crate::io::xdp::{Guide, Interface, Queues};
 use crate::io::{Io, IoError, IoKind, Waker, Xdp, busy_poll, socket, steer};
-use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES};
+use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES, WEBHOOKS_WAITING};
 use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
+use crate::record::store::Storage;
 use crate::record::{self, Recorder};
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
@@ -63,6 +68,10 @@ pub enum StartError {
         folder: PathBuf,
         reason: String,
     },
+    /// What recordings are uploaded to.
+    Storage {
+        reason: String,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -73,6 +82,7 @@ impl fmt::Display for StartError {
             StartError::Dtls(error) => write!(f, "cannot make the DTLS certificate: {error}"),
             StartError::Thread { name, error } => write!(f, "cannot start thread {name}: {error}"),
             StartError::Folder { folder, reason } => write!(f, "record.folder = {folder:?} cannot be used: {reason}"),
+            StartError::Storage { reason } => f.write_str(reason),
             StartError::Core { worker, core } => {
                 write!(f, "worker {worker} cannot be pinned to core {core}: this process may not run there; choose other cores")
             }
@@ -85,8 +95,10 @@ impl std::error::Error for StartError {}
 /// A running server.
 pub struct Running {
     pub handle: Handle,
-    /// One table for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
-    pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// A table for each thread that counts, with the thread's name: the workers first, by number.
+    pub metrics: Vec<(String, Arc<WorkerMetrics>)>,
+    /// What happens in rooms, for the webhooks, if there are any.
+    pub happenings: Option<tokio::sync::mpsc::Receiver<livekit_protocol::WebhookEvent>>,
     /// What was started, in a few lines for the operator.
     pub summary: Vec<String>,
     /// Where the media sockets are bound.
@@ -129,6 +141,19 @@ pub fn keep_off_workers(plan: &Plan, thread: usize) {
 
 /// Starts everything but HTTP.
 pub fn start(plan: &Plan) -> Result<Running, StartError> {
+    launch(plan, None).map(|(running, _)| running)
+}
+
+/// The same for a program that reads what is published in some rooms itself, and may publish through the tap: [`tap`]. `wake` is called
+/// when there is something to read. A tap has one reader, so nothing is recorded.
+pub fn start_tapped(plan: &Plan, rooms: Vec<RoomPattern>, wake: Wake) -> Result<(Running, tap::Reader), StartError> {
+    let plan = Plan { record: None, ..plan.clone() };
+    let (running, reader) = launch(&plan, Some((rooms, wake)))?;
+    Ok((running, reader.expect("what was asked for is given back")))
+}
+
+/// `reader`: who is to read the tap if not the recorder, of which rooms, and what wakes it. It is given back its ends.
+fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Running, Option<tap::Reader>), StartError> {
     let base = Instant::now();
     let sockets = socket::bind(plan.media_bind, plan.workers).map_err(StartError::Io)?;
     let media = sockets.local;
@@ -144,11 +169,13 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let wake_handshakes: Vec<Wake> = handshake_sleepers.iter().map(wake).collect();
     let (mut mails, offices) = mail::connect(&wakers, wake(&director_sleeper), &wake_handshakes);
     let recorder_sleeper = Arc::new(Sleeper::default());
-    let tapped = plan.record.clone().map(|record| {
+    let recorded = plan.record.as_ref().map(|record| (record.rooms.clone(), wake(&recorder_sleeper)));
+    let tapped = reader.or(recorded).map(|(rooms, wake)| {
         let (notices, noticed) = mpsc::channel();
-        let source = tap::Source::new(record.rooms.clone(), notices, wake(&recorder_sleeper));
-        (record, source, noticed, tap::connect(&mut mails, &wakers, &wake(&recorder_sleeper)))
+        let office = tap::connect(&mut mails, &wakers, &wake);
+        (tap::Source::new(rooms, notices, wake), tap::Reader { notices: noticed, office })
     });
+    let (source, mut reader) = tapped.unzip();
     let identity = Identity::generate().map_err(StartError::Dtls)?;
     let handoff = Arc::new(Handoff::new(SESSIONS_MAX));
     let gauges = Arc::new(Gauges::default());
@@ -157,9 +184,11 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     let (order_senders, orders): (Vec<_>, Vec<_>) = wake_handshakes.iter().map(|_| mpsc::channel()).unzip();
     let (notice_sender, notices) = mpsc::channel();
     let (request_sender, requests) = mpsc::sync_channel(REQUESTS);
+    let tcp_listener = listen_tcp(plan, media, &mut summary);
     let settings = Settings {
         fingerprint: identity.fingerprint(),
         candidates: plan.candidates.iter().map(|ip| SocketAddr::new(*ip, media.port())).collect(),
+        tcp_port: tcp_listener.as_ref().map(|(_, port)| *port),
         sessions_max: plan.sessions_max,
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
@@ -167,24 +196,13 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         ice_servers: plan.ice_servers.clone(),
         epoch: epoch(base),
     };
-    let (source, recorder) = match tapped {
-        Some((record, source, notices, office)) => {
-            let lock =
-                record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
-            let unfinished = record::unfinished(&record.folder);
-            for file in &unfinished {
-                summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
-            }
-            summary.push(format!("record  into {}", record.folder.display()));
-            if !unfinished.is_empty() {
-                spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
-            }
-            let table = Arc::<WorkerMetrics>::default();
-            let links = record::Links { notices, office, tables: metrics[..plan.workers].to_vec() };
-            (Some(source), Some((Recorder::new(record, links, table.clone(), epoch(base)), table, lock)))
-        }
-        None => (None, None),
+    let mut storage = None;
+    let recorder = match plan.record.as_ref().and_then(|record| Some((record, reader.take()?))) {
+        Some((record, reader)) => Some(prepare(plan, record, reader, &metrics[..plan.workers], base, &mut summary, &mut storage)?),
+        None => None,
     };
+    let (happenings_sender, happenings) =
+        (!plan.webhook.urls.is_empty()).then(|| tokio::sync::mpsc::channel(WEBHOOKS_WAITING)).unzip();
     let links = director::Links {
         requests,
         notices,
@@ -193,14 +211,19 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         events: offices.events,
         tables: metrics[..plan.workers].to_vec(),
         tap: source,
+        happenings: happenings_sender,
     };
     let mut director = Director::new(settings, links, handoff.clone(), gauges.clone(), Box::new(strong_random()));
 
-    let mut metrics = metrics;
+    let name = |index: usize| match index.checked_sub(plan.workers) {
+        None => index.to_string(),
+        Some(thread) => format!("handshakes{thread}"),
+    };
+    let mut named: Vec<_> = metrics.iter().enumerate().map(|(index, table)| (name(index), table.clone())).collect();
     let mut wakers = wakers;
     let mut threads = Vec::new();
     if let Some((mut guide, table)) = guide {
-        metrics.push(table);
+        named.push(("xdp".to_owned(), table));
         wakers.push(guide.waker());
         let ending = stop.clone();
         threads.push(spawn("distributary-route", move || {
@@ -211,7 +234,7 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         })?);
     }
     if let Some((mut recorder, table, lock)) = recorder {
-        metrics.push(table);
+        named.push(("recorder".to_owned(), table));
         let (told, slow_plan) = (stop.clone(), plan.clone());
         let thread = spawn("distributary-rec", move || {
             keep_off_workers(&slow_plan, 0);
@@ -225,6 +248,26 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         })?;
         let _ = recorder_sleeper.0.set(thread.thread().clone());
         threads.push(thread);
+    }
+    if let Some(storage) = storage {
+        let table = Arc::<WorkerMetrics>::default();
+        named.push(("store".to_owned(), table.clone()));
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        threads.push(spawn("distributary-store", move || {
+            keep_off_workers(&slow_plan, 0);
+            storage.run(table, || told.slow.load(Ordering::Relaxed));
+        })?);
+    }
+    if let Some((listener, _)) = tcp_listener {
+        let table = Arc::<WorkerMetrics>::default();
+        named.push(("tcp".to_owned(), table.clone()));
+        let (told, slow_plan) = (stop.clone(), plan.clone());
+        threads.push(spawn("distributary-tcp", move || {
+            keep_off_workers(&slow_plan, 0);
+            if let Err(error) = tcp::run(listener, media, table, &told.slow) {
+                tracing::error!(%error, "ICE over TCP ended");
+            }
+        })?);
     }
     for (index, (io, mail)) in ios.into_iter().zip(mails).enumerate() {
         let (handoff, metrics, ending) = (handoff.clone(), metrics[index].clone(), stop.clone());
@@ -286,7 +329,36 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
     summary.insert(1, format!("I/O     {backend}"));
     summary.insert(2, memory_line(&arenas, &plan.cores, &Nodes::of_host()));
     let sleepers = [director_sleeper, recorder_sleeper].into_iter().chain(handshake_sleepers).collect();
-    Ok(Running { handle, metrics, summary, media, stop, wakers, sleepers, threads })
+    Ok((Running { handle, metrics: named, happenings, summary, media, stop, wakers, sleepers, threads }, reader))
+}
+
+/// The recorder, its table, and the lock on its folder; and the way to the store that its files go to, if they do. What an earlier one left unfinished is completed by a thread of its own.
+fn prepare(
+    plan: &Plan,
+    record: &RecordPlan,
+    reader: tap::Reader,
+    tables: &[Arc<WorkerMetrics>],
+    base: Instant,
+    summary: &mut Vec<String>,
+    storage: &mut Option<Storage>,
+) -> Result<(Recorder, Arc<WorkerMetrics>, File), StartError> {
+    let lock = record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
+    let unfinished = record::unfinished(&record.folder);
+    for file in &unfinished {
+        summary.push(format!("record  {} was cut off; it is given its length and index", file.display()));
+    }
+    summary.push(format!("record  into {}", record.folder.display()));
+    if let Some(plan) = &plan.storage {
+        let opened = Storage::new(plan.clone(), &record.folder).map_err(|reason| StartError::Storage { reason })?;
+        summary.push(opened.description());
+        *storage = Some(opened);
+    }
+    if !unfinished.is_empty() {
+        spawn("distributary-end", move || record::complete_all(unfinished, epoch(base)))?;
+    }
+    let table = Arc::<WorkerMetrics>::default();
+    let links = record::Links { notices: reader.notices, office: reader.office, tables: tables.to_vec() };
+    Ok((Recorder::new(record.clone(), links, table.clone(), epoch(base)), table, lock))
 }
 
 /// Milliseconds of Unix time at `base`.
@@ -364,6 +436,21 @@ fn ways(
         (interface.guide(table.clone(), metrics.to_vec()), table)
     });
     Ok(Ways { ios, backend, arenas: pages, guide })
+}
+
+/// The socket of ICE over TCP and its port. Another server's on the same host is no reason not to start: most clients need none.
+fn listen_tcp(plan: &Plan, media: SocketAddr, summary: &mut Vec<String>) -> Option<(TcpListener, u16)> {
+    let address = SocketAddr::new(media.ip(), plan.tcp_port?);
+    match tcp::bind(address) {
+        Ok(listener) => {
+            summary.push(format!("tcp     {address}, for clients without UDP"));
+            Some((listener, address.port()))
+        }
+        Err(error) => {
+            summary.push(format!("tcp     none: {address} cannot be used ({error}); media.tcp_port chooses another port"));
+            None
+        }
+    }
 }
 
 /// AF_XDP on an interface, with sockets for each worker's arena.

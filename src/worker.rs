@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod hold;
+mod inject;
 pub mod load;
 pub mod mail;
 pub mod pace;
@@ -256,6 +257,12 @@ impl Worker {
                 }
             }
             Command::KeyFrame { track, encoding } => self.want_key_frame(track, encoding),
+            Command::Inject { ufrag, bytes } => {
+                if let Err(reason) = self.inject(&ufrag, &bytes, now) {
+                    self.drop(reason);
+                }
+                self.spend(Spent::Bytes(bytes));
+            }
             Command::Subscribe { subscriber, peer, binding } => {
                 if self.peer(peer).is_none() {
                     return;
@@ -347,6 +354,7 @@ impl Worker {
             let slot = self.publishers[index] as usize;
             if let Some(peer) = self.peers[slot].as_deref_mut() {
                 peer.feed_back(now, &mut self.batch, &self.metrics);
+                self.tell_injector(slot, now);
                 self.measure(slot, now);
             }
         }

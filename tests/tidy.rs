@@ -17,6 +17,8 @@ const IMPORTS: &[(Module, &[&str])] = &[
     ("main", &["*"]),
     ("lib", &["*"]),
     ("cli", &["*"]),
+    // A command that asks a running server knows nothing of this one.
+    ("client", &[]),
     ("doctor", &["*"]),
     // Services: downwards only, and not each other.
     ("signal", BELOW_SERVICES),
@@ -47,10 +49,13 @@ const BASE: &[&str] = &["units", "limits", "metrics", "config"];
 
 /// Imports against the direction: from, to (a path prefix), why.
 const IMPORT_EXCEPTIONS: &[(Module, &str, &str)] = &[
+    ("admin", "record", "what the files of recordings are called, which it lists and gives out"),
     ("admin", "signal::api", "the types in which HTTP asks the director; they have no behaviour of their own"),
     ("admin", "signal::auth", "the room list wants the same tokens as WHIP and WHEP"),
     ("admin", "signal::http", "one router and one listener serve both"),
     ("config", "rtp::config", "the names of the codecs, which an operator lists"),
+    ("signal", "record", "what the files of recordings are called, and what became of them, which Egress tells"),
+    ("topology", "gateway", "names every thread of the server, the relay's for ICE over TCP among them"),
     ("topology", "record", "names every thread of the server, the recorder's among them"),
     ("topology", "signal", "names every thread of the server, the director's and the handshakes' among them"),
 ];

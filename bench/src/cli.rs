@@ -89,7 +89,7 @@ pub struct Options {
     /// Room to publish to and to watch
     #[arg(long, default_value = "load")]
     pub room: String,
-    /// Rooms, each with a publisher; --room is the beginning of their names. The viewers are spread over them
+    /// Rooms, each with a publisher; --room is the beginning of their names. The viewers are spread over them, one by one
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rooms: u32,
     /// Viewers
@@ -203,9 +203,6 @@ fn check(options: &Options) -> Result<(), String> {
     }
     if options.rooms > 1 && options.whip_url.is_some() {
         return Err("--rooms is for servers with /whip/ROOM and /whep/ROOM, not for --whip-url".into());
-    }
-    if options.rooms > options.viewers {
-        return Err(format!("--rooms {} is more than the {} viewers", options.rooms, options.viewers));
     }
     if options.sink && options.server_binary.is_none() {
         return Err("--sink is for a server started with --server-binary".into());

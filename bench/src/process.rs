@@ -43,7 +43,7 @@ impl Server {
         if std::env::var_os("DISTRIBUTARY_LIMITS_LOAD").is_none() {
             command.env("DISTRIBUTARY_LIMITS_LOAD", "100");
         }
-        command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--log-level", "warn"]);
+        command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--tcp-port", "0", "--log-level", "warn"]);
         command.args(["--workers", &options.workers.to_string(), "--io", &options.io]);
         if let Some(sink) = sink {
             command.args(["--bind", &sink.server().to_string()]);

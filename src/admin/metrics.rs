@@ -53,6 +53,13 @@ fn director(text: &mut Text, gauges: &Gauges) {
     text.one("distributary_dtls_handshakes", "gauge", "DTLS handshakes in flight.", load(&gauges.handshakes));
     text.one("distributary_joins_total", "counter", "Sessions made.", load(&gauges.joins));
     text.one("distributary_refused_joins_total", "counter", "Joins refused by the director.", load(&gauges.refusals));
+    text.one("distributary_sent_webhooks_total", "counter", "Webhooks that were taken.", load(&gauges.webhooks_sent));
+    text.one(
+        "distributary_lost_webhooks_total",
+        "counter",
+        "Webhooks given up: not taken, or too many.",
+        load(&gauges.webhooks_lost),
+    );
     let ready = f64::from(u8::from(gauges.ready.load(Ordering::Relaxed)));
     text.one("distributary_ready", "gauge", "1 while new sessions are taken.", ready);
 }
@@ -153,7 +160,7 @@ mod tests {
         for reason in DropReason::ALL {
             assert!(text.contains(&format!("reason=\"{}\"", reason.label())));
         }
-        assert_eq!(text.matches(" counter\n").count(), Counter::ALL.len() + 4);
+        assert_eq!(text.matches(" counter\n").count(), Counter::ALL.len() + 6);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 
 use crate::config::Plan;
-use crate::metrics::WorkerMetrics;
 use crate::signal::api::Handle;
 use crate::signal::auth::Gate;
 
@@ -38,14 +37,8 @@ pub struct Views {
 }
 
 impl Views {
-    /// `tables`: one for each worker, then one for each thread of handshakes, and one for AF_XDP if it is used.
-    pub fn new(plan: &Plan, handle: Handle, tables: Vec<Arc<WorkerMetrics>>) -> Arc<Views> {
-        let label = |index: usize| match index.checked_sub(plan.workers) {
-            None => index.to_string(),
-            Some(thread) if thread < plan.handshake_threads => format!("handshakes{thread}"),
-            Some(_) => "xdp".to_owned(),
-        };
-        let workers = tables.into_iter().enumerate().map(|(index, table)| (label(index), table)).collect();
+    /// `workers`: the tables of all threads that count.
+    pub fn new(plan: &Plan, handle: Handle, workers: Vec<metrics::Table>) -> Arc<Views> {
         let recordings = plan.record.as_ref().map(|record| record.folder.clone());
         Arc::new(Views {
             handle,
@@ -68,7 +61,7 @@ pub fn routes(views: Arc<Views>) -> Router {
         .route("/api/v1/rooms", get(api::rooms))
         .route("/api/v1/rooms/{room}", get(api::room))
         .route("/api/v1/recordings", get(recordings::list).post(recordings::start))
-        .route("/api/v1/recordings/{room}", delete(recordings::stop))
+        .route("/api/v1/recordings/{room}", delete(recordings::stop).patch(recordings::change))
         .route("/api/v1/recordings/{room}/{file}", get(recordings::download))
         .with_state(views)
         .merge(assets::routes())

@@ -18,13 +18,17 @@ use tower_http::services::ServeFile;
 
 use super::Views;
 use super::api::fresh;
+use crate::config::{RecordFiles, RecordFormat, RecordWish};
 use crate::limits::RECORDINGS_LISTED;
+use crate::record::store::Journal;
 use crate::record::{EXTENSIONS, UNFINISHED, folder_of};
 use crate::signal::api::Recorded;
 use crate::signal::http::{Failure, check_room_name};
 
 /// Of the first and of the last line of a sidecar, at most so many bytes.
 const LINE_BYTES: u64 = 4 * 1024;
+/// As long as a rid may be.
+const LAYER_BYTES_MAX: usize = 16;
 
 #[derive(Deserialize)]
 #[serde(default)]
@@ -46,7 +50,7 @@ struct Recording {
     room: String,
     /// Id of the publisher's session.
     session: String,
-    /// `recording`, `ended`, `failed`, or `cut_off`: the server was killed, and has not completed it yet.
+    /// `recording`, `paused`, `ended`, `failed`, or `cut_off`: the server was killed, and has not completed it yet.
     state: &'static str,
     began: String,
     seconds: f64,
@@ -56,12 +60,36 @@ struct Recording {
     /// Where it can be read, and the events beside it.
     url: String,
     events_url: String,
+    /// How far it has come on its way to the store; none if there is no store.
+    upload: Option<UploadView>,
+}
+
+#[derive(Serialize)]
+struct UploadView {
+    /// `waiting`, `uploading`, `failed` (it is tried again) or `uploaded`.
+    state: &'static str,
+    /// Bytes of the media file that the store has.
+    bytes: u64,
+    /// Why the last try failed.
+    error: Option<String>,
+    /// Where it is in the store.
+    url: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Start {
     room: String,
+    /// As `record.format`, `record.files` and `record.layer`, which hold where nothing is said.
+    format: Option<String>,
+    files: Option<String>,
+    layer: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    paused: bool,
 }
 
 /// The newest first.
@@ -76,10 +104,37 @@ pub async fn list(State(views): State<Arc<Views>>, Query(asked): Query<Asked>, h
 /// Has a room recorded, whoever publishes in it now and later.
 pub async fn start(State(views): State<Arc<Views>>, headers: HeaderMap, body: Bytes) -> Result<Json<Recorded>, Failure> {
     views.gate.record(&headers, None)?;
-    let Start { room } = serde_json::from_slice(&body)
+    let Start { room, format, files, layer } = serde_json::from_slice(&body)
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("The body wants to be {{\"room\": \"NAME\"}}: {error}.")))?;
     check_room_name(&room)?;
-    Ok(Json(views.handle.record(room).await?))
+    let format = chosen("format", format, RecordFormat::from_name, RecordFormat::NAMES)?;
+    let files = chosen("files", files, RecordFiles::from_name, RecordFiles::NAMES)?;
+    if layer.as_ref().is_some_and(|layer| layer.len() > LAYER_BYTES_MAX) {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "layer wants to be \"best\" or the rid of a simulcast encoding."));
+    }
+    Ok(Json(views.handle.record(room, RecordWish { format, files, layer }).await?))
+}
+
+fn chosen<T>(field: &str, name: Option<String>, from_name: fn(&str) -> Option<T>, names: &[&str]) -> Result<Option<T>, Failure> {
+    let wrong = |name: &str| {
+        Failure::new(StatusCode::BAD_REQUEST, format!("{field} is {name:?}; it wants to be one of {}.", names.join(", ")))
+    };
+    name.map(|name| from_name(&name).ok_or_else(|| wrong(&name))).transpose()
+}
+
+/// Pauses a recording, or has it go on.
+pub async fn change(
+    State(views): State<Arc<Views>>,
+    Path(room): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Failure> {
+    views.gate.record(&headers, None)?;
+    let Change { paused } = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(StatusCode::BAD_REQUEST, format!("The body wants to be {{\"paused\": true}} or false: {error}."))
+    })?;
+    views.handle.pause_recording(room, paused).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends that, and the recording of who publishes now.
@@ -141,9 +196,10 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
     let (first, last) = events(&sidecar)?;
     let text = |field: &str| first[field].as_str().unwrap_or_default().to_owned();
     let state = match last["event"].as_str() {
-        _ if !part => "ended",
         Some("failed") => "failed",
+        _ if !part => "ended",
         _ if first["unix_ms"].as_i64().is_some_and(|at| at < began) => "cut_off",
+        Some("paused") => "paused",
         _ => "recording",
     };
     let told = last["at_ms"].as_i64().filter(|_| state != "recording");
@@ -165,6 +221,12 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
         gaps: last["gaps"].as_u64(),
         url: url(file),
         events_url: url(&sidecar),
+        upload: Journal::load(file).map(|journal| UploadView {
+            state: journal.state(),
+            bytes: journal.media.sent(),
+            url: journal.is_confirmed().then(|| journal.url()),
+            error: journal.error,
+        }),
     })
 }
 

@@ -39,6 +39,8 @@ pub enum ConfigError {
     Cores { cores: usize, workers: usize },
     CoreAbsent { core: usize, available: Vec<usize> },
     SteerUnpinned { workers: usize, cores: usize },
+    Together { set: &'static str, missing: &'static str, why: &'static str },
+    BadText { key: &'static str, value: String, wanted: &'static str },
     BadFilter { value: String, reason: String },
 }
 
@@ -83,6 +85,8 @@ impl fmt::Display for ConfigError {
                 "media.steer = \"cpu\" must go with pinned workers, and {workers} workers on {cores} cores are not: set \
                  media.workers to {cores} or fewer, or media.steer to \"hash\""
             ),
+            Together { set, missing, why } => write!(f, "{set} is set and {missing} is not: {why}"),
+            BadText { key, value, wanted } => write!(f, "{key} = {value:?} must be {wanted}"),
             BadFilter { value, reason } => {
                 write!(f, "log.level = {value:?} must be error, warn, info, debug, trace or filter directives: {reason}")
             }
@@ -144,24 +148,26 @@ impl Sources {
 }
 
 fn apply_table(settings: &mut Settings, table: &toml::Table, source: &str) -> Result<(), ConfigError> {
+    apply_section(settings, "", table, source)
+}
+
+/// Applies what is in a section, and in those within it.
+fn apply_section(settings: &mut Settings, section: &str, table: &toml::Table, source: &str) -> Result<(), ConfigError> {
     for (key, value) in table {
-        if let Some(option) = OptionSpec::find(key) {
-            apply(settings, option, value, source)?;
-            continue;
-        }
-        let is_section = OPTIONS.iter().any(|option| option.section_and_key().0 == key);
-        let Some(section) = value.as_table().filter(|_| is_section) else {
-            return Err(unknown(key.clone(), source));
-        };
-        for (inner, value) in section {
-            let path = format!("{key}.{inner}");
-            match OptionSpec::find(&path) {
-                Some(option) => apply(settings, option, value, source)?,
-                None => return Err(unknown(path, source)),
-            }
+        let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        let is_section = OPTIONS.iter().any(|option| is_within(option.section_and_key().0, &path));
+        match (OptionSpec::find(&path), value.as_table()) {
+            (Some(option), _) => apply(settings, option, value, source)?,
+            (None, Some(inner)) if is_section => apply_section(settings, &path, inner, source)?,
+            _ => return Err(unknown(path, source)),
         }
     }
     Ok(())
+}
+
+/// Whether a section is `outer`, or one within it.
+fn is_within(section: &str, outer: &str) -> bool {
+    section.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn apply(settings: &mut Settings, option: &'static OptionSpec, value: &Value, source: &str) -> Result<(), ConfigError> {
@@ -169,7 +175,7 @@ fn apply(settings: &mut Settings, option: &'static OptionSpec, value: &Value, so
         return Ok(());
     }
     // A secret must not end up in a log.
-    let value = if option.path == "keys" { "…".to_owned() } else { value.to_string() };
+    let value = if option.secret { "…".to_owned() } else { value.to_string() };
     Err(ConfigError::BadValue { key: option.path, value, source: source.to_owned(), wanted: (option.wanted)() })
 }
 

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::setting::Setting;
-use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFormat, RecordSync, Steer};
+use super::{
+    ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFiles, RecordFormat, RecordSync,
+    Secret, Steer,
+};
 use crate::limits;
 use crate::rtp::config::Codec;
 
 /// One option, its type erased.
 pub struct OptionSpec {
-    /// `section.key`, or `key` for one before the first section.
+    /// `section.key`, where a section may be one of another (`record.s3`), or `key` for one before the first section.
     pub path: &'static str,
     /// Its flag on the command line, without the dashes.
     pub flag: Option<&'static str>,
@@ -24,6 +27,8 @@ pub struct OptionSpec {
     pub wanted: fn() -> String,
     /// Whether its flag may be given more than once.
     pub list: bool,
+    /// Whether its value must not end up in a log.
+    pub secret: bool,
     pub from_text: fn(&str) -> Value,
     /// False if the value is not what is wanted.
     pub set: fn(&mut Settings, &Value) -> bool,
@@ -38,7 +43,7 @@ impl OptionSpec {
 
     /// Section and key. The section is empty for an option before the first one.
     pub fn section_and_key(&self) -> (&'static str, &'static str) {
-        self.path.split_once('.').unwrap_or(("", self.path))
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
     }
 
     /// Name of its environment variable: `DISTRIBUTARY_` and the path in capitals.
@@ -66,6 +71,7 @@ macro_rules! options {
             example: $example,
             wanted: || <$type as Setting>::wanted($range),
             list: <$type as Setting>::LIST,
+            secret: <$type as Setting>::SECRET,
             from_text: <$type as Setting>::from_text,
             set: |settings, value| match <$type as Setting>::read(value, $range) {
                 Some(value) => {
@@ -97,6 +103,8 @@ options! {
         "Address for media alone, where it differs from bind.";
     media_port: u16 = 7882, "media.port", Some("media-port"), PORT, "7882",
         "UDP port of media: one for all workers. 0: the kernel chooses.";
+    media_tcp_port: u16 = 7881, "media.tcp_port", Some("tcp-port"), PORT, "7881",
+        "TCP port of media, at the same addresses, for clients whose network drops UDP (ICE-TCP). 0: none. If it is taken, the server says so at the start and does without.";
     media_workers: usize = 0, "media.workers", Some("workers"), (0, limits::WORKERS_MAX as i64), "0",
         "Worker threads. 0: all cores but one, at least one.";
     media_cores: Vec<u16> = Vec::new(), "media.cores", Some("cores"), (0, 4095), "[1, 2, 3]",
@@ -141,12 +149,36 @@ options! {
         "Names of rooms to record, where record.folder is set; * stands for any characters. []: those that are asked for by the API or distributary record.";
     record_format: RecordFormat = RecordFormat::Webm, "record.format", Some("record-format"), ANY, "\"webm\"",
         "What to record into. webm: WebM, or Matroska with H264. mp4: fragmented MP4, but WebM with VP8. Sound alone becomes Ogg with either.";
+    record_files: RecordFiles = RecordFiles::Participant, "record.files", Some("record-files"), ANY, "\"participant\"",
+        "What becomes a file. participant: a publisher's video and sound together. track: each track by itself.";
+    record_layer: String = "best".into(), "record.layer", Some("record-layer"), ANY, "\"best\"",
+        "Which simulcast encoding is recorded: best, the one that most flows of, or the rid of one (\"h\"). Where that one does not flow the best is taken.";
     record_split_minutes: usize = 0, "record.split_minutes", Some("record-split-minutes"), (0, 1_440), "60",
         "A file is ended at the first key frame after so many minutes, and the next one begins there. 0: never.";
     record_split_mib: usize = 0, "record.split_mib", Some("record-split-mib"), (0, 1_048_576), "1024",
         "The same after so many MiB. 0: never.";
     record_sync: RecordSync = RecordSync::End, "record.sync", Some("record-sync"), ANY, "\"end\"",
         "When a recording is forced to the disk. cluster: about once a second, so that a power cut loses no more than a crash of the server does. end: when the file ends.";
+    record_s3_bucket: Option<String> = None, "record.s3.bucket", None, ANY, "\"recordings\"",
+        "Bucket of an S3-compatible store to which recordings, and the events beside them, are uploaded as soon as they have ended. Unset: none is.";
+    record_s3_endpoint: Option<String> = None, "record.s3.endpoint", None, ANY, "\"https://s3.example.org\"",
+        "Address of the store, https:// or http://, without the bucket. Unset: Amazon's in the region.";
+    record_s3_region: Option<String> = None, "record.s3.region", None, ANY, "\"eu-central-1\"",
+        "Region of the bucket. Unset: what AWS_REGION says, else us-east-1, which stores without regions take.";
+    record_s3_access_key_id: Option<String> = None, "record.s3.access_key_id", None, ANY, "\"AKIAIOSFODNN7EXAMPLE\"",
+        "Key id for the store. Unset: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the environment, else the role that the machine or container has.";
+    record_s3_secret_access_key: Option<Secret> = None, "record.s3.secret_access_key", None, ANY, "\"a secret\"",
+        "The secret that belongs to access_key_id.";
+    record_s3_prefix: Option<String> = None, "record.s3.prefix", None, ANY, "\"recordings/2026\"",
+        "What objects' names begin with. They go on as below record.folder: ROOM/FILE.";
+    record_s3_keep_local: bool = true, "record.s3.keep_local", None, ANY, "true",
+        "Whether files stay in record.folder. false: each is deleted when the store has confirmed that it has all of it, and its events.";
+    record_s3_uploads: usize = 2, "record.s3.uploads", None, (1, limits::UPLOADS_MAX as i64), "2",
+        "Recordings that are uploaded at a time, in parts of 8 MiB (larger beyond 80 GiB) that are in memory one by one.";
+    webhook_urls: Vec<String> = Vec::new(), "webhook.urls", Some("webhook"), ANY, "[\"https://example.org/livekit\"]",
+        "Addresses that are told of events by POST, as LiveKit's server does: egress_started, egress_updated, egress_ended.";
+    webhook_api_key: Option<String> = None, "webhook.api_key", Some("webhook-api-key"), ANY, "\"my-key\"",
+        "API key of [keys] that webhooks are signed with. Unset: the first one.";
     log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",
         "Log lines for people, or one JSON object each.";
     log_level: String = "info".into(), "log.level", Some("log-level"), ANY, "\"info\"",

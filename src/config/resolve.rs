@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, TlsFiles};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, StoragePlan, TlsFiles, WebhookPlan};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -55,6 +55,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         http_bind,
         tls,
         media_bind,
+        tcp_port: Some(settings.media_tcp_port).filter(|port| *port != 0),
         workers,
         cores,
         slow_cores,
@@ -68,6 +69,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         estimation: settings.media_bandwidth_estimation,
         spin: Micros(settings.media_spin_us as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
+        webhook: webhook(settings, &keys)?,
         keys,
         ice_servers: settings.ice_servers.clone(),
         sessions_max: settings.limits_sessions,
@@ -75,6 +77,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         load_max: settings.limits_load as u64,
         codecs: settings.media_codecs.clone(),
         record: record(settings)?,
+        storage: storage(settings, &mut warnings)?,
         log: LogPlan { format: settings.log_format, level: settings.log_level.clone() },
         warnings,
     })
@@ -120,10 +123,90 @@ fn record(settings: &Settings) -> Result<Option<RecordPlan>, ConfigError> {
         folder: folder.clone(),
         rooms,
         format: settings.record_format,
+        files: settings.record_files,
+        layer: settings.record_layer.clone(),
         sync: settings.record_sync,
         split_after: split_after.map(|minutes| Micros::from_secs(minutes * 60)),
         split_bytes: split_bytes.map(|mib| mib << 20),
     }))
+}
+
+/// Where recordings are uploaded to.
+fn storage(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<StoragePlan>, ConfigError> {
+    const BUCKET: &str = "record.s3.bucket";
+    let set = [
+        ("record.s3.endpoint", settings.record_s3_endpoint.is_some()),
+        ("record.s3.access_key_id", settings.record_s3_access_key_id.is_some()),
+        ("record.s3.secret_access_key", settings.record_s3_secret_access_key.is_some()),
+        ("record.s3.prefix", settings.record_s3_prefix.is_some()),
+    ];
+    let Some(bucket) = settings.record_s3_bucket.clone() else {
+        return match set.into_iter().find(|(_, set)| *set) {
+            Some((set, _)) => Err(ConfigError::Together { set, missing: BUCKET, why: "without a bucket nothing is uploaded" }),
+            None => Ok(None),
+        };
+    };
+    if settings.record_folder.is_none() {
+        let why = "what is uploaded is recorded into a folder first";
+        return Err(ConfigError::Together { set: BUCKET, missing: "record.folder", why });
+    }
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%\\\"<>".contains(&byte));
+    if !plain(&bucket) || bucket.contains("..") {
+        return Err(ConfigError::BadText { key: BUCKET, value: bucket, wanted: "the name of a bucket, without slashes" });
+    }
+    if let Some(endpoint) = &settings.record_s3_endpoint {
+        let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://")).unwrap_or_default();
+        if host.is_empty() || !host.trim_end_matches('/').split('/').all(|part| !part.is_empty() && plain(part)) {
+            let (key, wanted) = ("record.s3.endpoint", "an address that begins with https:// or http://, without the bucket");
+            return Err(ConfigError::BadText { key, value: endpoint.clone(), wanted });
+        }
+        let local = ["localhost", "127.", "[::1]"].iter().any(|own| host.starts_with(own));
+        if endpoint.starts_with("http://") && !local {
+            warnings.push(format!("record.s3.endpoint = {endpoint:?}: recordings go to the store in the clear"));
+        }
+    }
+    let credentials = match (&settings.record_s3_access_key_id, &settings.record_s3_secret_access_key) {
+        (Some(id), Some(secret)) => Some((id.clone(), secret.clone())),
+        (None, None) => None,
+        (id, _) => {
+            let (id, secret) = (("record.s3.access_key_id", id.is_some()), "record.s3.secret_access_key");
+            let (set, missing) = if id.1 { (id.0, secret) } else { (secret, id.0) };
+            return Err(ConfigError::Together { set, missing, why: "credentials are both of them" });
+        }
+    };
+    let prefix = settings.record_s3_prefix.as_deref().unwrap_or_default().trim_matches('/');
+    if prefix.split('/').any(|part| part == "." || part == "..") || prefix.contains("//") || prefix.contains(char::is_control) {
+        let (key, wanted) = ("record.s3.prefix", "names separated by single slashes, none of them . or ..");
+        return Err(ConfigError::BadText { key, value: prefix.to_owned(), wanted });
+    }
+    Ok(Some(StoragePlan {
+        bucket,
+        endpoint: settings.record_s3_endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned()),
+        region: settings.record_s3_region.clone(),
+        credentials,
+        prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+        keep_local: settings.record_s3_keep_local,
+        uploads: settings.record_s3_uploads,
+    }))
+}
+
+/// Whom to tell what happens.
+fn webhook(settings: &Settings, keys: &Keys) -> Result<WebhookPlan, ConfigError> {
+    let urls = settings.webhook_urls.clone();
+    if urls.len() > limits::WEBHOOK_ADDRESSES_MAX {
+        return Err(ConfigError::BadText { key: "webhook.urls", value: format!("{} addresses", urls.len()), wanted: "fewer" });
+    }
+    if let Some(wrong) = urls.iter().find(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
+        let wanted = "addresses that begin with https:// or http://";
+        return Err(ConfigError::BadText { key: "webhook.urls", value: wrong.clone(), wanted });
+    }
+    match &settings.webhook_api_key {
+        Some(key) if !keys.0.contains_key(key) => {
+            Err(ConfigError::BadText { key: "webhook.api_key", value: key.clone(), wanted: "one of [keys]" })
+        }
+        Some(key) => Ok(WebhookPlan { urls, api_key: key.clone() }),
+        None => Ok(WebhookPlan { urls, api_key: keys.0.keys().next().cloned().unwrap_or_default() }),
+    }
 }
 
 /// How many workers, and on which cores. The first core is left to the slow path and the kernel's interrupts, which land
@@ -177,7 +260,7 @@ fn candidates(settings: &Settings, bind: IpAddr, local: &[IpAddr], warnings: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{IceServer, Sources};
+    use crate::config::{IceServer, Secret, Sources};
 
     /// What `plan` gives on a machine with four cores and two addresses.
     fn plan(settings: &Settings, dev: bool) -> Result<Plan, ConfigError> {
@@ -241,6 +324,38 @@ mod tests {
         assert!(error.starts_with("record.folder = \"/dev/null/recordings\" must be a folder"), "{error}");
         let on_request = Settings { record_folder: Some(std::env::temp_dir()), record_rooms: vec![], ..closed() };
         assert_eq!(plan(&on_request, false).unwrap().record.map(|record| record.rooms), Some(vec![]));
+        let stored = |change: fn(&mut Settings)| {
+            let mut settings = Settings { record_folder: Some(std::env::temp_dir()), ..closed() };
+            settings.record_s3_bucket = Some("recordings".into());
+            change(&mut settings);
+            plan(&settings, false).map(|plan| plan.storage).map_err(|error| error.to_string())
+        };
+        let storage = stored(|settings| settings.record_s3_prefix = Some("/a/b/".into())).unwrap().unwrap();
+        assert!(storage.prefix == "a/b/" && storage.keep_local && storage.credentials.is_none(), "{storage:?}");
+        for (change, told) in [
+            ((|settings| settings.record_folder = None) as fn(&mut Settings), "record.folder is not"),
+            (|settings| settings.record_s3_access_key_id = Some("id".into()), "record.s3.secret_access_key is not"),
+            (|settings| settings.record_s3_secret_access_key = Some(Secret("s".into())), "record.s3.access_key_id is not"),
+            (
+                |settings| settings.record_s3_endpoint = Some("s3.example.org".into()),
+                "must be an address that begins with https://",
+            ),
+            (|settings| settings.record_s3_endpoint = Some("http://".into()), "must be an address"),
+            (|settings| settings.record_s3_bucket = Some("a/b".into()), "record.s3.bucket = \"a/b\" must be"),
+            (|settings| settings.record_s3_prefix = Some("a/../b".into()), "none of them . or .."),
+        ] {
+            let error = stored(change).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+        let hooked = |url: &str, key: &str| {
+            let settings = Settings { webhook_urls: vec![url.into()], webhook_api_key: Some(key.into()), ..closed() };
+            plan(&settings, false).map(|plan| plan.webhook.api_key).map_err(|error| error.to_string())
+        };
+        assert_eq!(hooked("https://example.org/", "k").as_deref(), Ok("k"));
+        assert!(hooked("example.org", "k").unwrap_err().contains("webhook.urls = \"example.org\" must be addresses"));
+        assert!(hooked("https://example.org/", "other").unwrap_err().contains("webhook.api_key = \"other\" must be one of [keys]"));
+        let unused = Settings { record_s3_prefix: Some("a".into()), ..closed() };
+        assert!(plan(&unused, false).unwrap_err().to_string().contains("record.s3.bucket is not"));
         let level = Settings { log_level: "a=b=c".into(), ..closed() };
         assert!(plan(&level, false).unwrap_err().to_string().starts_with("log.level = \"a=b=c\""));
     }
@@ -261,6 +376,10 @@ mod tests {
         let mut settings = closed();
         settings.ice_servers =
             vec![IceServer { urls: vec!["turn:t".into()], username: Some("u".into()), credential: Some("hidden".into()) }];
+        settings.record_folder = Some(std::env::temp_dir());
+        settings.record_s3_bucket = Some("b".into());
+        settings.record_s3_access_key_id = Some("id".into());
+        settings.record_s3_secret_access_key = Some(Secret("hidden".into()));
         let text = format!("{settings:?} {:?}", plan(&settings, false).unwrap());
         assert!(!text.contains("hidden") && !text.contains("0123456789abcdef"), "{text}");
     }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-use super::{ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFormat, RecordSync, Steer};
+use super::{
+    ALL_CODECS, Estimation, HoldChoice, HugePages, IceServer, IoChoice, Keys, LogFormat, RecordFiles, RecordFormat, RecordSync,
+    Secret, Steer,
+};
 use crate::rtp::config::Codec;
 
 /// Bytes of a secret: HS256 wants a key as long as its hash (RFC 7518 §3.2).
@@ -27,6 +30,8 @@ pub trait Setting: Sized {
     }
     /// Whether its flag may be given more than once.
     const LIST: bool = false;
+    /// Whether its value must not end up in a log.
+    const SECRET: bool = false;
 }
 
 /// Parses `text` as the right-hand side of a TOML assignment.
@@ -71,6 +76,34 @@ impl Setting for String {
     }
 }
 
+impl Setting for Secret {
+    fn read(value: &Value, range: (i64, i64)) -> Option<Self> {
+        String::read(value, range).map(Secret)
+    }
+    fn write(&self) -> Option<String> {
+        None
+    }
+    fn wanted(range: (i64, i64)) -> String {
+        String::wanted(range)
+    }
+    const SECRET: bool = true;
+}
+
+impl Setting for bool {
+    fn read(value: &Value, _: (i64, i64)) -> Option<Self> {
+        value.as_bool()
+    }
+    fn write(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+    fn wanted(_: (i64, i64)) -> String {
+        "true or false".into()
+    }
+    fn from_text(text: &str) -> Value {
+        text.trim().parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean)
+    }
+}
+
 impl Setting for IpAddr {
     fn read(value: &Value, _: (i64, i64)) -> Option<Self> {
         value.as_str()?.trim_matches(['[', ']']).parse().ok()
@@ -96,6 +129,7 @@ impl Setting for PathBuf {
 }
 
 impl<T: Setting> Setting for Option<T> {
+    const SECRET: bool = T::SECRET;
     fn read(value: &Value, range: (i64, i64)) -> Option<Self> {
         T::read(value, range).map(Some)
     }
@@ -147,7 +181,7 @@ macro_rules! choice_setting {
         }
     )*};
 }
-choice_setting!(Estimation, HoldChoice, HugePages, IoChoice, LogFormat, RecordFormat, RecordSync, Steer);
+choice_setting!(Estimation, HoldChoice, HugePages, IoChoice, LogFormat, RecordFiles, RecordFormat, RecordSync, Steer);
 
 fn one_of(names: &[&str]) -> String {
     format!("one of {}", names.join(", "))
@@ -167,6 +201,7 @@ impl Setting for Codec {
 }
 
 impl Setting for Keys {
+    const SECRET: bool = true;
     fn read(value: &Value, _: (i64, i64)) -> Option<Self> {
         let read = |(key, secret): (&String, &Value)| {
             let secret = secret.as_str().filter(|secret| secret.len() >= SECRET_BYTES_MIN)?;

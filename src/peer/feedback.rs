@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::Peer;
 use super::path::Path;
+use super::send::Sender;
 use crate::limits::{MEDIA_PER_PEER, NACKS_PER_PACKET};
 use crate::mem::PacketMut;
 use crate::metrics::DropReason;
@@ -18,6 +19,8 @@ pub struct Wanted {
     pub sender: u16,
     pub source: Source,
     pub sequence: ExtendedSequence,
+    /// It asks; else it only told that it was lost.
+    pub asked: bool,
 }
 
 /// What one RTCP packet asks for.
@@ -72,6 +75,14 @@ impl Peer {
         let Some(path) = self.path.as_deref_mut() else { return Ok(()) };
         tell(path)?;
         requests.path_feedback += 1;
+        for number in path.take_lost() {
+            // Numbers of several pictures lie far apart; if they do not, what is sent for nothing is one packet.
+            let near = |sender: &Sender| sender.repeats(number).then(|| sender.origin(number)).flatten();
+            let found = self.senders.iter().enumerate().find_map(|(index, sender)| Some((index, near(sender)?)));
+            if let Some((index, (source, sequence))) = found {
+                let _ = requests.retransmissions.try_push(Wanted { sender: index as u16, source, sequence, asked: false });
+            }
+        }
         Ok(())
     }
 
@@ -98,7 +109,12 @@ impl Peer {
                 for number in nack.sequence_numbers() {
                     sender.stats.nacks += 1;
                     requests.nacks += 1;
-                    let wanted = sender.origin(number).map(|(source, sequence)| Wanted { sender: index as u16, source, sequence });
+                    let wanted = sender.origin(number).map(|(source, sequence)| Wanted {
+                        sender: index as u16,
+                        source,
+                        sequence,
+                        asked: true,
+                    });
                     if wanted.is_none_or(|wanted| requests.retransmissions.try_push(wanted).is_err()) {
                         requests.too_old += 1;
                     }

@@ -76,7 +76,13 @@ pub struct Growth {
 impl Growth {
     /// `media`: all m-lines that are agreed on; `new`: those the server sends on that it did not before, which follow the `before` others;
     /// `tracks`: as in [`Peer::new`].
-    pub fn new(media: &[MediaConfig], tracks: &[TrackId], new: &[MediaConfig], before: usize, mut seed: impl FnMut() -> u64) -> Self {
+    pub fn new(
+        media: &[MediaConfig],
+        tracks: &[TrackId],
+        new: &[MediaConfig],
+        before: usize,
+        mut seed: impl FnMut() -> u64,
+    ) -> Self {
         let new: Vec<Sender> = new.iter().filter_map(|media| Sender::new(media, seed())).collect();
         let room = Vec::with_capacity(before + new.len());
         Growth { new, room, inbound: Box::new(Inbound::new(media, tracks)), path: Path::new(media, seed()) }

@@ -17,8 +17,13 @@
 //! no encoder follows the target: when 200 ms of it too much have left, only as much as the target leaves. A viewer of
 //! whose path nothing is known is not paced: that has agreed on feedback and sent none for a second.
 //!
+//! **Losses** that feedback tells of are repaired without waiting for the request, on paths where that may be lost too
+//! ([`Path::take_lost`]; libwebrtc's `RtpVideoSender::OnPacketFeedbackVector` does so everywhere).
+//!
 //! What a viewer tells is not believed where it cannot be true: reports about packets that were never sent are dropped whole, what was
 //! told once is not taken again, and there is a bound on how often it may tell. What remains may raise or lower its own estimate.
+
+use arrayvec::ArrayVec;
 
 use crate::limits::{DATAGRAM_BYTES_MAX, PATH_FEEDBACK, PATH_HISTORY};
 use crate::metrics::DropReason;
@@ -84,30 +89,40 @@ const IDLE_PERCENT: u64 = 65;
 /// Layers are chosen anew when the target has changed by a part like this, and at least so often.
 const AIM_PARTS: u64 = 25;
 const AIM_INTERVAL: Micros = Micros::from_millis(500);
+/// Losses told of in one message that are repaired without having been asked for.
+const LOST: usize = 16;
 /// A probe that could not be sent for so long is of no use.
 const PROBE_AGE_MAX: u64 = 500_000;
 
-/// A packet that left: 32 bits of its time in microseconds, then its length (11 bits), its cluster (3) and what was told of it (2).
+/// A packet that left: 31 bits of its time in microseconds and whether it can be sent again, then its length (11 bits), its cluster (3) and
+/// what was told of it (2), then its number in its stream.
 #[derive(Clone, Copy)]
-struct Sent([u16; 3]);
+struct Sent([u16; 4]);
 
 const _: () = assert!(DATAGRAM_BYTES_MAX < 1 << 11);
 const CLUSTER_TAGS: u32 = 7;
+const REPEATABLE: u16 = 1 << 15;
 const TOLD_LOST: u16 = 1 << 14;
 const TOLD_ARRIVED: u16 = 1 << 15;
 
 impl Sent {
     /// No packet: nothing can be told of it.
-    const NONE: Sent = Sent([0, 0, TOLD_LOST | TOLD_ARRIVED]);
+    const NONE: Sent = Sent([0, 0, TOLD_LOST | TOLD_ARRIVED, 0]);
 
-    fn new(now: Micros, bytes: usize, tag: u16) -> Sent {
-        Sent([now.0 as u16, (now.0 >> 16) as u16, bytes.min(0x7ff) as u16 | tag << 11])
+    /// `number`: of what can be sent again.
+    fn new(now: Micros, bytes: usize, tag: u16, number: Option<SequenceNumber>) -> Sent {
+        let high = (now.0 >> 16) as u16 & !REPEATABLE | if number.is_some() { REPEATABLE } else { 0 };
+        Sent([now.0 as u16, high, bytes.min(0x7ff) as u16 | tag << 11, number.map_or(0, |number| number.0)])
     }
 
-    /// When it left; not longer ago than an hour.
+    /// When it left; not longer ago than half an hour.
     fn at(self, now: Micros) -> Micros {
-        let time = self.0[0] as u32 | (self.0[1] as u32) << 16;
-        Micros(now.0.saturating_sub((now.0 as u32).wrapping_sub(time) as u64))
+        let time = self.0[0] as u32 | ((self.0[1] & !REPEATABLE) as u32) << 16;
+        Micros(now.0.saturating_sub(((now.0 as u32).wrapping_sub(time) & (u32::MAX >> 1)) as u64))
+    }
+
+    fn number(self) -> Option<SequenceNumber> {
+        (self.0[1] & REPEATABLE != 0).then_some(SequenceNumber(self.0[3]))
     }
 
     fn bytes(self) -> usize {
@@ -138,6 +153,8 @@ struct Transport {
     reference: Option<(i32, i64)>,
     /// Ids of the clusters that the tags in `sent` stand for.
     clusters: [u32; CLUSTER_TAGS as usize + 1],
+    /// What was told to be lost and could be sent again.
+    lost: ArrayVec<SequenceNumber, LOST>,
     /// Unused part of what an application-limited sender would not use up.
     unused: i64,
     /// Bytes sent, and the time, at the last report.
@@ -245,14 +262,14 @@ impl Leaving<'_> {
         self.path.transport.as_ref().filter(|_| self.path.streams.is_none()).map(|transport| transport.next.number())
     }
 
-    /// It left, with or without its number, as this one of its stream and so many bytes of UDP payload.
-    pub fn left(self, numbered: bool, ssrc: Ssrc, sequence: SequenceNumber, bytes: usize) {
+    /// It left, with or without its number, as this one of its stream and so many bytes of UDP payload. `repeatable`: it can be sent again.
+    pub fn left(self, numbered: bool, repeatable: bool, ssrc: Ssrc, sequence: SequenceNumber, bytes: usize) {
         let path = self.path;
         let counted = match (path.streams.as_deref_mut(), path.transport.as_deref()) {
             (Some(streams), Some(transport)) => streams.left(ssrc, sequence, transport.next.0),
             _ => numbered,
         };
-        path.left(counted, bytes, self.cluster, self.now);
+        path.left(counted, bytes, self.cluster, repeatable.then_some(sequence), self.now);
     }
 }
 
@@ -456,7 +473,7 @@ impl Path {
     }
 
     /// A packet left that is counted, and told of, or is not.
-    fn left(&mut self, counted: bool, bytes: usize, cluster: u32, now: Micros) {
+    fn left(&mut self, counted: bool, bytes: usize, cluster: u32, number: Option<SequenceNumber>, now: Micros) {
         self.budget -= bytes as i64;
         self.sent += bytes as u64;
         if cluster == 0 {
@@ -476,7 +493,14 @@ impl Path {
             transport.begin(now);
             self.probe_next = transport.estimator.probe().map(|cluster| (cluster, now));
         }
-        transport.left(bytes, cluster, now);
+        transport.left(bytes, cluster, number, now);
+    }
+
+    /// Numbers of packets that the last message told to be lost, where a request for them may be lost as well.
+    pub fn take_lost(&mut self) -> ArrayVec<SequenceNumber, LOST> {
+        let repairs = self.repairs_twice();
+        let lost = self.transport.as_deref_mut().map(|transport| std::mem::take(&mut transport.lost));
+        lost.filter(|_| repairs).unwrap_or_default()
     }
 
     /// Takes a transport-wide report in (what follows the SSRCs of its RTCP packet).
@@ -610,6 +634,7 @@ impl Transport {
             began: None,
             reference: None,
             clusters: [0; CLUSTER_TAGS as usize + 1],
+            lost: ArrayVec::new(),
             unused: 0,
             sent_at_report: 0,
             reported: Micros::ZERO,
@@ -622,10 +647,10 @@ impl Transport {
         (self.began, self.reported) = (Some(now), now);
     }
 
-    fn left(&mut self, bytes: usize, cluster: u32, now: Micros) {
+    fn left(&mut self, bytes: usize, cluster: u32, number: Option<SequenceNumber>, now: Micros) {
         let tag = if cluster == 0 { 0 } else { 1 + cluster % CLUSTER_TAGS };
         self.clusters[tag as usize] = cluster;
-        self.sent[self.next.0 as usize % PATH_HISTORY] = Sent::new(now, bytes, tag as u16);
+        self.sent[self.next.0 as usize % PATH_HISTORY] = Sent::new(now, bytes, tag as u16, number);
         self.next.0 += 1;
     }
 
@@ -657,13 +682,17 @@ impl Transport {
         now: Micros,
     ) -> Option<Option<Micros>> {
         let oldest = self.oldest();
-        let Transport { estimator, sent, clusters, .. } = self;
+        let Transport { estimator, sent, clusters, lost, .. } = self;
+        lost.clear();
         let mut newest = None;
         let mut outcomes = told
             .filter_map(|(count, arrived)| {
                 let packet = sent.get_mut(count as usize % PATH_HISTORY).filter(|_| count >= oldest)?;
                 if !packet.tell(arrived.is_some()) {
                     return None;
+                }
+                if let (None, Some(number)) = (arrived, packet.number()) {
+                    let _ = lost.try_push(number);
                 }
                 let left = packet.at(now);
                 newest = newest.max(arrived.map(|arrived| (arrived, left)));

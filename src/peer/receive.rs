@@ -6,7 +6,9 @@
 use arrayvec::ArrayVec;
 
 use super::Peer;
-use crate::limits::{KEY_FRAME_REQUEST_MILLIS_MIN, QUALITIES_MAX, RED_BLOCKS_READ, STREAMS_PER_PEER, TEMPORAL_LAYERS_MAX};
+use crate::limits::{
+    KEY_FRAME_REQUEST_MILLIS_MIN, QUALITIES_MAX, RECOVERED_MAX, RED_BLOCKS_READ, STREAMS_PER_PEER, TEMPORAL_LAYERS_MAX,
+};
 use crate::mem::{PacketMut, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::config::{Codec, CodecConfig, Direction, MediaConfig, MediaKind};
@@ -15,14 +17,18 @@ use crate::rtp::level::{Level, Levels};
 use crate::rtp::media::{ExtensionRange, Media};
 use crate::rtp::nack::Missing;
 use crate::rtp::reception::{Arrival, Reception};
+use crate::rtp::recover::Window;
 use crate::rtp::red::{self, Part, Stamp};
 use crate::rtp::report::{LastReport, SenderClock, compact, reference_time};
 use crate::rtp::transport_cc::Arrivals;
-use crate::units::{Micros, RtpTime, SequenceNumber, Ssrc, TrackId};
+use crate::units::{Micros, PayloadType, RtpTime, SequenceNumber, Ssrc, TrackId};
 use crate::wire::extension::ExtensionKind;
 use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
 use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
+
+mod fec;
+mod renew;
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -37,6 +43,15 @@ enum Role {
     },
     /// Nothing any more: its track has ended. The place is free.
     Gone,
+}
+
+/// How a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    First,
+    Retransmitted,
+    /// Computed from FEC packets.
+    Computed,
 }
 
 /// One received SSRC.
@@ -63,6 +78,8 @@ struct Stream {
     reader: Option<u8>,
     /// Where its newest described packet stands among the layers.
     layer_told: Layer,
+    /// Which of the windows is its: what lost packets are computed from.
+    window: Option<u8>,
 }
 
 /// One m-line the client sends on.
@@ -76,6 +93,22 @@ impl Line {
     fn codec(&self) -> Option<&CodecConfig> {
         self.config.codecs.first()
     }
+
+    /// The payload type of RED: for sound with redundancy, for video with FEC.
+    fn red(&self) -> Option<PayloadType> {
+        self.codec().and_then(|codec| codec.red).or(self.config.fec.map(|fec| fec.red))
+    }
+
+    /// Whether packets of this payload type carry its codec, or FEC.
+    fn is_media(&self, payload_type: PayloadType) -> bool {
+        self.codec().is_some_and(|codec| codec.is_media(payload_type)) || self.red() == Some(payload_type)
+    }
+
+    /// The payload type of what is repeated under this one.
+    fn repeats(&self, payload_type: PayloadType) -> Option<PayloadType> {
+        let codec = self.codec().filter(|codec| codec.rtx == Some(payload_type)).map(|codec| codec.payload_type);
+        codec.or(self.config.fec.filter(|fec| fec.red_rtx == Some(payload_type)).map(|fec| fec.red))
+    }
 }
 
 /// The publishing half of a session.
@@ -84,15 +117,18 @@ pub struct Inbound {
     streams: ArrayVec<Stream, STREAMS_PER_PEER>,
     /// What is kept of the dependency descriptors of each stream that may have them: as many as there is room for.
     readers: Vec<dependency::Reader>,
+    /// And of the packets of each that may have FEC packets.
+    windows: Vec<Window>,
     arrivals: Arrivals,
     next_report: Micros,
     measured: Micros,
     /// The last reference time sent, and the round trip that its answer told.
     reference: LastReport,
     round_trip: Option<Micros>,
-    /// What the last packet of sound repeats of earlier ones (RFC 2198), and those among them that had been lost.
+    /// What the last packet of sound repeats of earlier ones (RFC 2198).
     redundant: ArrayVec<Part, RED_BLOCKS_READ>,
-    recovered: ArrayVec<Media, RED_BLOCKS_READ>,
+    /// What had been lost and the last packet brought along, repeated or computed.
+    recovered: ArrayVec<Media, RECOVERED_MAX>,
     pub stats: InboundStats,
 }
 
@@ -119,10 +155,13 @@ impl Inbound {
         let lines: Vec<Line> = lines.collect();
         let described =
             lines.iter().filter(|line| line.config.extensions.id(ExtensionKind::DependencyDescriptor).is_some()).count();
+        let protected = lines.iter().filter(|line| line.config.fec.is_some());
+        let windows = protected.map(|line| line.config.rids.len().max(line.config.remote_streams.len()).max(1)).sum();
         Inbound {
             lines,
             streams: ArrayVec::new(),
             readers: Vec::with_capacity(described * QUALITIES_MAX),
+            windows: Vec::with_capacity(windows),
             arrivals: Arrivals::default(),
             next_report: Micros::ZERO,
             measured: Micros::ZERO,
@@ -131,34 +170,6 @@ impl Inbound {
             redundant: ArrayVec::new(),
             recovered: ArrayVec::new(),
             stats: InboundStats::default(),
-        }
-    }
-
-    /// Takes over the m-lines of `new`, and its room for more of them. Streams of tracks that are not among those have ended: `forget` is
-    /// told of each. What was replaced is in `new` afterwards.
-    pub(super) fn renew(&mut self, new: &mut Inbound, mut forget: impl FnMut(Ssrc)) {
-        std::mem::swap(&mut self.lines, &mut new.lines);
-        std::mem::swap(&mut self.readers, &mut new.readers);
-        let Inbound { lines: old, readers, .. } = new;
-        for line in &mut self.lines {
-            line.layers = old.iter().find(|old| old.track == line.track).map_or(line.layers, |old| old.layers);
-        }
-        for stream in self.streams.iter_mut().filter(|stream| stream.role != Role::Gone) {
-            let track = old.get(stream.media as usize).map(|line| line.track);
-            let reader = stream.reader.take().and_then(|reader| readers.get_mut(reader as usize));
-            match self.lines.iter().position(|line| Some(line.track) == track) {
-                Some(index) => {
-                    stream.media = index as u8;
-                    if let Some(reader) = reader.filter(|_| self.readers.len() < self.readers.capacity()) {
-                        stream.reader = Some(self.readers.len() as u8);
-                        self.readers.push(std::mem::take(reader));
-                    }
-                }
-                None => {
-                    (stream.role, stream.missing, stream.key_frame_wanted) = (Role::Gone, Missing::default(), false);
-                    forget(stream.ssrc);
-                }
-            }
         }
     }
 
@@ -273,6 +284,12 @@ impl Inbound {
         if reader.is_some() {
             self.readers.push(dependency::Reader::default());
         }
+        let room = self.windows.len() < self.windows.capacity() && (free.is_some() || self.streams.len() < STREAMS_PER_PEER);
+        let protected = self.lines[media].config.fec.is_some();
+        let window = (protected && role == Role::Media && room).then_some(self.windows.len() as u8);
+        if window.is_some() {
+            self.windows.push(Window::default());
+        }
         let stream = Stream {
             ssrc: header.ssrc,
             media: media as u8,
@@ -289,6 +306,7 @@ impl Inbound {
             scalable: false,
             reader,
             layer_told: Layer::default(),
+            window,
         };
         match free.and_then(|free| self.streams.get_mut(free)) {
             Some(place) => *place = stream,
@@ -305,10 +323,9 @@ impl Inbound {
         }
         let index = self.line_of(header).ok_or(DropReason::SsrcUnknown)?;
         let line = &self.lines[index];
-        let codec = line.codec().ok_or(DropReason::PayloadTypeUnknown)?;
-        let (kind, is_rtx) = if codec.is_media(header.payload_type) {
+        let (kind, is_rtx) = if line.is_media(header.payload_type) {
             (ExtensionKind::Rid, false)
-        } else if codec.rtx == Some(header.payload_type) {
+        } else if line.repeats(header.payload_type).is_some() {
             (ExtensionKind::RepairedRid, true)
         } else {
             return Err(DropReason::PayloadTypeUnknown);
@@ -338,10 +355,7 @@ impl Inbound {
             id.and_then(|id| header.extension(id)).is_some_and(|mid| mid == line.config.mid.as_bytes())
         });
         by_mid.or_else(|| {
-            let takes = |line: &Line| {
-                let given = header.payload_type;
-                line.codec().is_some_and(|codec| codec.is_media(given) || codec.rtx == Some(given))
-            };
+            let takes = |line: &Line| line.is_media(header.payload_type) || line.repeats(header.payload_type).is_some();
             let mut candidates = (0..self.lines.len()).filter(|index| takes(&self.lines[*index]));
             candidates.next().filter(|_| candidates.next().is_none())
         })
@@ -370,24 +384,40 @@ impl Inbound {
         if contradicts(line, &self.streams[index], &header) {
             return Err(DropReason::RidChanged);
         }
-        let mut retransmitted = false;
+        let mut came = Came::First;
         if let Role::Retransmission { of } = self.streams[index].role {
             let payload = header.payload_range(packet.bytes()).ok_or(DropReason::RtxMalformed)?;
             let number = header.sequence_number;
-            let codec = *line.codec().ok_or(DropReason::PayloadTypeUnknown)?;
+            let original = line.repeats(header.payload_type).ok_or(DropReason::PayloadTypeUnknown)?;
             self.streams[index].reception.receive(number, packet.bytes().len());
             index = of as usize;
-            restore_original(&mut packet, payload, self.streams[index].ssrc, &codec)?;
-            retransmitted = true;
+            restore_original(&mut packet, payload, self.streams[index].ssrc, original)?;
+            came = Came::Retransmitted;
         }
-        let (media, arrival) = self.admit(packet, index, retransmitted, now, metrics)?;
+        if let Some(payload) = self.fec_payload(index, &packet) {
+            return self.receive_fec(packet, payload, index, now, metrics);
+        }
+        let (media, arrival) = self.admit(packet, index, came, now, metrics)?;
+        let before = self.count_in(&media, arrival, came, now, metrics);
+        if !self.redundant.is_empty() {
+            self.recover(&media, before, metrics);
+        }
+        if self.protects(index) {
+            self.keep(&media, came);
+            self.compute(index, now, metrics);
+        }
+        Ok(media)
+    }
+
+    /// Counts a packet of media in; returns what was the newest of its stream before it.
+    fn count_in(&mut self, media: &Media, arrival: Arrival, came: Came, now: Micros, metrics: &WorkerMetrics) -> Option<Stamp> {
         self.stats.packets += 1;
         self.stats.octets += media.payload_len as u64;
         let level = media.extensions.iter().find(|range| range.kind == ExtensionKind::AudioLevel);
         if let Some(level) = level.and_then(|range| Level::parse(media.extension(range))) {
             self.stats.levels.record(level, now);
         }
-        let stream = &mut self.streams[index];
+        let stream = &mut self.streams[media.stream as usize];
         let before = stream.newest;
         if matches!(arrival, Arrival::Next { .. }) {
             stream.newest = Some(Stamp { sequence: media.sequence, timestamp: media.timestamp });
@@ -395,8 +425,14 @@ impl Inbound {
         match arrival {
             Arrival::Next { gap } if gap > 0 => stream.missing.gap(media.sequence, gap, now),
             Arrival::Late => {
-                let asked = stream.missing.filled(media.sequence, retransmitted, now);
-                if asked || retransmitted {
+                let recovered = match came {
+                    Came::Computed => {
+                        stream.missing.recovered(media.sequence);
+                        true
+                    }
+                    _ => stream.missing.filled(media.sequence, came == Came::Retransmitted, now) || came == Came::Retransmitted,
+                };
+                if recovered {
                     self.stats.recovered += 1;
                     metrics.add(Counter::Recovered, 1);
                 }
@@ -413,10 +449,7 @@ impl Inbound {
         stream.meter.packet(media.layer.spatial, media.layer.temporal, of_key_frame, media.packet.bytes().len() - carried);
         stream.scalable |= media.layer.spatial > 0;
         metrics.add(Counter::MediaReceived, 1);
-        if !self.redundant.is_empty() {
-            self.recover(&media, before, metrics);
-        }
-        Ok(media)
+        before
     }
 
     /// Finds what had been lost among what `media` repeats; `before`: the newest packet until then. It goes on as if it had arrived,
@@ -458,7 +491,7 @@ impl Inbound {
         &mut self,
         packet: PacketMut,
         index: usize,
-        retransmitted: bool,
+        came: Came,
         now: Micros,
         metrics: &WorkerMetrics,
     ) -> Result<(Media, Arrival), DropReason> {
@@ -466,15 +499,18 @@ impl Inbound {
         let line = &self.lines[stream.media as usize];
         let codec = line.codec().ok_or(DropReason::PayloadTypeUnknown)?;
         let header = rtp::Header::parse(packet.bytes())?;
-        if !codec.is_media(header.payload_type) {
+        if !line.is_media(header.payload_type) {
             return Err(DropReason::PayloadTypeUnknown);
         }
         let mut payload = header.payload_range(packet.bytes()).ok_or(DropReason::RtpMalformed)?;
-        if codec.red == Some(header.payload_type) {
+        if line.red() == Some(header.payload_type) {
             let bytes = packet.bytes().get(payload.clone()).unwrap_or_default();
             let parts = red::parse(bytes, header.payload_type).ok_or(DropReason::RedMalformed)?;
             if parts.primary.payload_type != codec.payload_type {
                 return Err(DropReason::PayloadTypeUnknown);
+            }
+            if line.config.kind == MediaKind::Video && !parts.redundant.is_empty() {
+                return Err(DropReason::RedMalformed);
             }
             let blocks = parts.redundant.into_iter();
             self.redundant = blocks.map(|block| Part { start: block.start + payload.start as u16, ..block }).collect();
@@ -494,13 +530,16 @@ impl Inbound {
             }
         }
         let (number, timestamp, marker) = (header.sequence_number, header.timestamp, header.marker);
-        let (sequence, arrival) = stream.reception.receive(number, packet.bytes().len());
+        let (sequence, arrival) = match came {
+            Came::Computed => stream.reception.computed(number),
+            _ => stream.reception.receive(number, packet.bytes().len()),
+        };
         match arrival {
             Arrival::Duplicate => return Err(DropReason::Duplicate),
             Arrival::TooOld => return Err(DropReason::TooLate),
             _ => {}
         }
-        if !retransmitted {
+        if came == Came::First {
             stream.reception.transit(timestamp, now);
         }
         let mut dependency = None;
@@ -582,7 +621,7 @@ fn restore_original(
     packet: &mut PacketMut,
     payload: std::ops::Range<usize>,
     ssrc: Ssrc,
-    codec: &CodecConfig,
+    payload_type: PayloadType,
 ) -> Result<(), DropReason> {
     if payload.len() < 2 {
         // Padding on the RTX stream: a bandwidth probe.
@@ -592,7 +631,7 @@ fn restore_original(
     let original = [bytes[payload.start], bytes[payload.start + 1]];
     bytes.copy_within(..payload.start, 2);
     let header = bytes.get_mut(2..14).ok_or(DropReason::RtxMalformed)?;
-    header[1] = (header[1] & 0x80) | codec.payload_type.0;
+    header[1] = (header[1] & 0x80) | payload_type.0;
     header[2..4].copy_from_slice(&original);
     header[8..12].copy_from_slice(&ssrc.0.to_be_bytes());
     packet.advance(2);
@@ -609,6 +648,24 @@ impl Peer {
         self.last_heard = now;
         packet.truncate(len);
         inbound.receive(packet, now, metrics)
+    }
+
+    /// Takes an RTP packet in the clear, of a program beside the server.
+    pub fn inject(&mut self, packet: PacketMut, now: Micros, metrics: &WorkerMetrics) -> Result<Media, DropReason> {
+        let Some(inbound) = self.inbound.as_deref_mut() else { return Err(DropReason::NotPublishing) };
+        self.last_heard = now;
+        inbound.receive(packet, now, metrics)
+    }
+
+    /// A track and its encoding of which a key frame is due to be asked for, of a session that is not a client's.
+    pub fn key_frame_to_inject(&mut self, now: Micros) -> Option<(TrackId, u8)> {
+        let inbound = self.inbound.as_deref_mut().filter(|_| self.keys.is_none() && self.address.is_none())?;
+        let recent = |at: Micros| now.since(at) < KEY_FRAME_REQUEST_MILLIS_MIN * 1_000;
+        let due = |stream: &&mut Stream| stream.key_frame_wanted && !stream.key_frame_requested.is_some_and(recent);
+        let stream = inbound.streams.iter_mut().find(due)?;
+        stream.key_frame_requested = Some(now);
+        inbound.stats.key_frame_requests += 1;
+        Some((inbound.lines.get(stream.media as usize)?.track, stream.layer))
     }
 
     /// The next lost packet that the last received one brought along, oldest first.

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 
 use super::path::{Leaving, Path};
 use super::{Keys, Peer};
-use crate::limits::{CACHE_LINE_BYTES, QUALITIES_MAX};
+use crate::limits::{CACHE_LINE_BYTES, PATH_HISTORY, QUALITIES_MAX};
 use crate::mem::SendBatch;
 use crate::metrics::DropReason;
 use crate::rtp::config::{MediaConfig, MediaKind, Mid, StreamPair};
@@ -384,6 +384,16 @@ impl Sender {
         self.rewriter.take_back(&numbers);
     }
 
+    /// Whether a number is one of the last of its video, which can be sent again as RTX.
+    pub fn repeats(&self, number: SequenceNumber) -> bool {
+        let newest = match self.fec.as_deref().filter(|_| self.is_shifted()) {
+            Some(fec) => fec.newest().number(),
+            None => self.rewriter.newest(),
+        };
+        let back = newest.distance(number);
+        self.kind == MediaKind::Video && self.repeats_by_rtx() && (0..=PATH_HISTORY as i16).contains(&back)
+    }
+
     /// Retransmissions are packets of their own (RFC 4588).
     fn repeats_by_rtx(&self) -> bool {
         self.stream.rtx.is_some() && self.binding.is_some_and(|binding| binding.rtx.is_some())
@@ -432,7 +442,7 @@ impl Sender {
         let len = rtp::pad(space, header_len, PROBE_PADDING).ok_or(DropReason::Oversize)?;
         let sealed = keys.outbound.protect_rtp(space, header_len, len, sequence.0).ok_or(DropReason::Oversize)?;
         batch.commit(to, sealed);
-        leaving.left(number.is_some(), ssrc, sequence.number(), sealed);
+        leaving.left(number.is_some(), false, ssrc, sequence.number(), sealed);
         Ok(())
     }
 
@@ -489,7 +499,7 @@ impl Sender {
         let sealed = keys.outbound.protect_rtp(space, header_len, header_len + payload, sequence.0)?;
         batch.commit(to, sealed);
         if let Some(leaving) = leaving {
-            leaving.left(number.is_some(), ssrc, sequence.number(), sealed);
+            leaving.left(number.is_some(), false, ssrc, sequence.number(), sealed);
         }
         Some(payload)
     }
@@ -565,7 +575,8 @@ impl Sender {
         let sealed = keys.outbound.protect_rtp(space, header_len, len, sequence.0).ok_or(DropReason::Oversize)?;
         batch.commit(to, sealed);
         if let Some(leaving) = leaving {
-            leaving.left(number.is_some(), ssrc, sequence.number(), sealed);
+            let repeatable = rtx.is_none() && self.kind == MediaKind::Video && self.stream.rtx.is_some();
+            leaving.left(number.is_some(), repeatable, ssrc, sequence.number(), sealed);
         }
         Ok(payload_len)
     }
@@ -671,8 +682,15 @@ impl Peer {
         Ok(true)
     }
 
-    /// Sends a media packet again.
-    pub fn retransmit(&mut self, sender: u16, media: &Media, now: Micros, batch: &mut SendBatch) -> Result<(), DropReason> {
+    /// Sends a media packet again; `asked`: the receiver has asked for it.
+    pub fn retransmit(
+        &mut self,
+        sender: u16,
+        media: &Media,
+        asked: bool,
+        now: Micros,
+        batch: &mut SendBatch,
+    ) -> Result<(), DropReason> {
         let (Some(to), Some(keys)) = (self.address, self.keys.as_deref_mut()) else { return Err(DropReason::BeforeKeys) };
         let sender = self.senders.get_mut(sender as usize).ok_or(DropReason::NotPublishing)?;
         // Where too much is on its way, what a lower encoding takes over from, or has, is not worth it.
@@ -682,7 +700,7 @@ impl Peer {
             return Err(DropReason::RetransmissionLimit);
         }
         // Where a repair that is lost too would be seen, it leaves twice.
-        let twice = sender.repeats_by_rtx() && self.path.as_deref().is_some_and(Path::repairs_twice);
+        let twice = asked && sender.repeats_by_rtx() && self.path.as_deref().is_some_and(Path::repairs_twice);
         for _ in 0..1 + twice as usize {
             let leaving = self.path.as_deref_mut().map(|path| Leaving { path, now, cluster: 0 });
             sender.retransmit(media, keys, leaving, to, batch)?;

@@ -3,7 +3,7 @@
 //! A packet that is missing is waited for, [`PATIENCE`] at most: that is as long as retransmissions take. After that it is a gap. What
 //! a gap tore is dropped, and of video everything up to the next key frame, for what refers to a lost picture shows rubbish. (A lost
 //! picture that nothing refers to costs as much; telling them apart needs what was lost.) A gap between two pictures that carry
-//! consecutive numbers is none: those were packets of padding, which go no further than the worker.
+//! consecutive numbers is none: those were packets of padding, or for error correction.
 
 use std::collections::BTreeMap;
 
@@ -164,6 +164,10 @@ impl Assembler {
                     data: packet.payload,
                 }));
             }
+            return;
+        }
+        // A packet of padding, or in the place of one for error correction.
+        if packet.payload.is_empty() && !packet.marker {
             return;
         }
         if self.parts.first().is_some_and(|first| first.timestamp != packet.timestamp) {

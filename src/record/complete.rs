@@ -48,13 +48,33 @@ pub fn complete_all(paths: Vec<PathBuf>, unix_millis: i64) {
             Ok((ended, millis)) => {
                 tracing::info!(file = %ended.display(), seconds = millis / 1_000, "recording that was cut off is whole")
             }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let _ = std::fs::remove_file(&path);
+                tracing::info!(file = %path.display(), "recording that was cut off in its first second has nothing in it, and is gone");
+            }
             Err(error) => tracing::warn!(file = %path.display(), %error, "recording that was cut off cannot be made whole"),
         }
     }
 }
 
+/// Not even the first cluster, fragment or page of sound is whole, of which so many bytes were written.
+pub(super) fn nothing_whole(bytes: u64) -> io::Error {
+    match bytes {
+        0 => io::Error::new(io::ErrorKind::UnexpectedEof, "there is nothing behind its header"),
+        _ => io::Error::other("not even its first second was written to the end"),
+    }
+}
+
 /// Ends a file; its name then, and how many milliseconds it is long.
 pub fn complete(path: &Path, unix_millis: i64) -> io::Result<(PathBuf, i64)> {
+    let (ended, millis) = make_whole(path)?;
+    let fields = json!({ "file": ended.to_string_lossy(), "bytes": ended.metadata()?.len() });
+    Sidecar::append(&ended.with_extension("jsonl"))?.write("completed", millis, unix_millis, fields);
+    Ok((ended, millis))
+}
+
+/// The same, without a word about it.
+pub fn make_whole(path: &Path) -> io::Result<(PathBuf, i64)> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let mut out = OpenOptions::new().read(true).write(true).open(path)?;
     let micros = match extension {
@@ -74,8 +94,5 @@ pub fn complete(path: &Path, unix_millis: i64) -> io::Result<(PathBuf, i64)> {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().replace(UNFINISHED, "")).unwrap_or_default();
     let ended = path.with_file_name(format!("{stem}.{extension}"));
     std::fs::rename(path, &ended)?;
-    let millis = micros / 1_000;
-    let fields = json!({ "file": ended.to_string_lossy(), "bytes": out.metadata()?.len() });
-    Sidecar::append(&ended.with_extension("jsonl"))?.write("completed", millis, unix_millis, fields);
-    Ok((ended, millis))
+    Ok((ended, micros / 1_000))
 }

@@ -40,7 +40,8 @@ impl Kind {
     pub fn of(format: RecordFormat, tracks: &[TrackEntry]) -> Kind {
         let has = |codec| tracks.iter().any(|track| track.codec == codec);
         match format {
-            _ if tracks.iter().all(|track| track.codec == Codec::Opus) => Kind::Ogg,
+            // It holds one track.
+            _ if matches!(tracks, [TrackEntry { codec: Codec::Opus, .. }]) => Kind::Ogg,
             // Few players take VP8 in MP4.
             RecordFormat::Mp4 if !has(Codec::Vp8) => Kind::Mp4,
             _ => Kind::Matroska { webm: !has(Codec::H264) },

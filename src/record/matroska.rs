@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use super::complete::nothing_whole;
 use super::container::{FRAGMENT_BYTES, FRAGMENT_MICROS, TrackEntry};
 use crate::rtp::config::Codec;
 
@@ -231,13 +232,12 @@ impl Matroska<File> {
             last = Some((time, file.at + blocks as u64, end));
             file.at = end;
         }
-        if let Some((time, from, to)) = last {
-            let blocks = read(&mut file.out, from, (to - from) as usize)?;
-            let mut rest = blocks.as_slice();
-            while let Some((_, offset, _, after)) = block(rest) {
-                file.end = file.end.max(time + offset as i64);
-                rest = after;
-            }
+        let (time, from, to) = last.ok_or_else(|| nothing_whole(length - file.at))?;
+        let blocks = read(&mut file.out, from, (to - from) as usize)?;
+        let mut rest = blocks.as_slice();
+        while let Some((_, offset, _, after)) = block(rest) {
+            file.end = file.end.max(time + offset as i64);
+            rest = after;
         }
         file.out.set_len(file.at)?;
         file.out.seek(SeekFrom::Start(file.at))?;

@@ -13,6 +13,7 @@ use mp4_atom::{
     Trak, Trex, Trun, TrunEntry, Url, Visual, Vmhd, Vp09, VpcC,
 };
 
+use super::complete::nothing_whole;
 use super::container::{FRAGMENT_BYTES, FRAGMENT_MICROS, TrackEntry};
 use crate::rtp::config::Codec;
 
@@ -121,7 +122,8 @@ impl<W: Write + Seek> Mp4<W> {
                 continue;
             }
             let ends = track.samples.iter().skip(1).map(|sample| sample.at);
-            let last = track.samples[track.samples.len() - 1].at + track.duration;
+            // What stood still before the end does not stand as long behind it.
+            let last = track.samples[track.samples.len() - 1].at + track.duration.min(track.scale as u64 / 10);
             let entries = track.samples.iter().zip(ends.chain([last])).take(count).map(|(sample, end)| TrunEntry {
                 duration: Some((end - sample.at) as u32),
                 size: Some(sample.bytes as u32),
@@ -233,6 +235,9 @@ impl Mp4<File> {
                 file.end = file.end.max((at * 1_000_000 / scale) as i64);
             }
             file.at = end;
+        }
+        if file.at == moov_end {
+            return Err(nothing_whole(length - moov_end));
         }
         file.out.set_len(file.at)?;
         file.out.seek(SeekFrom::Start(file.at))?;

@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use ogg::{PacketWriteEndInfo, PacketWriter};
 
+use super::complete::nothing_whole;
 use super::container::{FRAGMENT_MICROS, TrackEntry};
 
 /// One stream a file: any number does.
@@ -53,7 +54,7 @@ impl<W: Write> Ogg<W> {
         let short = samples(&[nothing]).unwrap_or(length);
         let begins = time.max(0) as u64 * 48 / 1_000;
         // Half a frame is what clocks may differ by, not a gap.
-        while self.samples + short + short / 2 <= begins {
+        while self.samples + short / 2 < begins {
             self.samples += short;
             self.packet(vec![nothing], PacketWriteEndInfo::NormalPacket, self.samples)?;
         }
@@ -136,8 +137,8 @@ pub fn mend(file: &mut File) -> io::Result<i64> {
         samples = page[6..].first_chunk().map_or(0, |granule| i64::from_le_bytes(*granule)).max(samples);
         at = end;
     }
-    if at == 0 {
-        return Err(io::Error::other("it has no pages"));
+    if samples == 0 {
+        return Err(nothing_whole(length - at));
     }
     file.set_len(at)?;
     Ok(samples * 1_000 / 48)

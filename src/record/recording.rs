@@ -1,7 +1,11 @@
 //! The recording of one publisher: its tracks in one file, as long as their codecs stay what they are.
 //!
-//! A file begins when every track has its first frame (of video: a key frame), or [`BEGIN_WAIT`] after the first of them; a track that
-//! comes later begins another file, and so does the first key frame after a file is as long or as large as files may get. Of simulcast encodings the one with the most bytes is recorded, changed at its next key frame.
+//! A file begins when every track has its first frame (of video: a key frame), or [`BEGIN_WAIT`] after the first of them. A track that
+//! comes later begins another file with the next key frame of video, and so does the first key frame after a file is as long or as large
+//! as files may get. Of simulcast encodings the one that was asked for is recorded, or that with the most bytes, changed at its next key
+//! frame.
+//!
+//! A pause is cut out: what comes after it follows what was before it, video with a key frame. The sidecar says how long it was.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,10 +14,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::assemble::{Assembled, Assembler, Frame, PATIENCE, Packet};
+use super::complete::make_whole;
 use super::container::{Container, FRAGMENT_MICROS, Kind, TrackEntry};
 use super::describe::describe;
 use super::sidecar::{Sidecar, UNFINISHED, folder_of, stamp};
-use super::timeline::{Timeline, offset};
+use super::timeline::Timeline;
 use crate::config::{RecordPlan, RecordSync};
 use crate::limits::QUALITIES_MAX;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -25,6 +30,12 @@ use crate::worker::tap::TappedTrack;
 
 /// How long the first frames of a file wait for tracks that have none yet.
 const BEGIN_WAIT: Micros = Micros::from_millis(1_500);
+/// How long nothing may come of the encoding that is recorded before another is.
+const SILENCE: Micros = Micros::from_millis(500);
+/// What the first frame after a pause comes after the last one before it.
+const FRAME_MICROS: i64 = 20_000;
+/// Why nothing comes of a track that sends.
+const UNDESCRIBED: &str = "its key frames lack what a decoder needs first (H264: parameter sets; AV1: a sequence header)";
 /// Time between two requests for a key frame.
 const REQUEST_INTERVAL: u64 = 1_000_000;
 /// Over so long it is counted how much flows of each encoding.
@@ -45,12 +56,22 @@ struct Track {
     /// The encoding recorded, and the one that is to be.
     chosen: u8,
     wanted: u8,
+    /// The one that was asked for.
+    named: Option<u8>,
+    /// When its first packet came.
+    since: Option<Micros>,
     timeline: Timeline,
     entry: Option<TrackEntry>,
     /// In the file, from 1.
     number: u8,
+    /// The file has, or is about to have, a frame of it that needs no earlier one.
+    entered: bool,
     last_at: i64,
+    /// Time in the file of its last frame.
+    file_at: i64,
     asked: Micros,
+    /// It was told that its key frames lack something.
+    told: bool,
     gaps: u64,
 }
 
@@ -64,10 +85,25 @@ enum Output {
         file: Container,
         sidecar: Sidecar,
         path: PathBuf,
+        /// Server's time at the file's 0; pauses move it.
         zero: i64,
+        /// Of the last frame, whatever its track.
+        written: i64,
+        /// Frames of tracks that came too late for this file, since when.
+        late: VecDeque<(usize, i64, Frame)>,
+        late_since: Option<Micros>,
     },
     /// No more is written: the file could not be made or written.
     Failed,
+}
+
+/// Whether what comes is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    No,
+    Paused,
+    /// Since then a frame is waited for with which the file goes on.
+    Ending(Micros),
 }
 
 /// What a recorder asks of the publisher.
@@ -76,9 +112,12 @@ pub type KeyFrameWanted = (TrackId, u8);
 pub struct Recording {
     room: String,
     session: String,
+    /// What it has of the session, in names of files; empty if that is all.
+    part_of: String,
     plan: RecordPlan,
     tracks: Vec<Track>,
     output: Output,
+    pause: Pause,
     /// The publisher's clock against the server's.
     offset: Option<i64>,
     /// The wall clock at the server's time 0, in milliseconds.
@@ -88,47 +127,40 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// `epoch`: milliseconds of Unix time at the server's time 0.
-    pub fn new(room: String, session: String, tracks: &[TappedTrack], plan: RecordPlan, epoch: i64) -> Recording {
+    /// `part_of`: what the tracks are of the session, if they are not all; `epoch`: milliseconds of Unix time at the server's time 0.
+    pub fn new(room: String, session: String, part_of: String, tracks: &[TappedTrack], plan: RecordPlan, epoch: i64) -> Recording {
         // Video first: where it can be entered is what the file's cues are about.
         let mut tracks: Vec<TappedTrack> = tracks.to_vec();
         tracks.sort_by_key(|track| track.codec.codec.kind() == MediaKind::Audio);
-        let track = |track: &TappedTrack| Track {
-            id: track.id,
-            codec: track.codec.codec,
-            encodings: (0..QUALITIES_MAX)
-                .map(|_| Encoding { assembler: Assembler::new(track.codec.codec), clock: None, bytes: 0, rate: 0 })
-                .collect(),
-            chosen: 0,
-            wanted: 0,
-            timeline: Timeline::new(track.codec.clock_rate),
-            entry: None,
-            number: 0,
-            last_at: i64::MIN,
-            asked: Micros::ZERO,
-            gaps: 0,
-        };
-        let tracks = tracks.iter().map(track).collect();
-        let output = Output::Waiting { frames: VecDeque::new(), since: None };
-        Recording { room, session, plan, tracks, output, offset: None, epoch, parts: 0, measured: Micros::ZERO }
+        let tracks = tracks.iter().map(|track| Track::new(track, &plan.layer)).collect();
+        let output = Output::waiting([], None);
+        let (offset, parts, measured, pause) = (None, 0, Micros::ZERO, Pause::No);
+        Recording { room, session, part_of, plan, tracks, output, pause, offset, epoch, parts, measured }
     }
 
     pub fn has(&self, track: TrackId) -> bool {
         self.tracks.iter().any(|own| own.id == track)
     }
 
-    pub fn clock(&mut self, track: TrackId, encoding: u8, clock: SenderClock) {
-        let Some(track) = self.tracks.iter_mut().find(|own| own.id == track) else { return };
-        self.offset.get_or_insert_with(|| offset(&clock));
-        if let Some(place) = track.encodings.get_mut(encoding as usize) {
-            place.clock = Some(clock);
-        }
+    /// A sender report of one of its tracks. Gives what the publisher's clock is to be taken for, if that was not known.
+    pub fn clock(&mut self, track: TrackId, encoding: u8, clock: SenderClock) -> Option<i64> {
+        let track = self.tracks.iter_mut().find(|own| own.id == track)?;
+        track.encodings.get_mut(encoding as usize)?.clock = Some(clock);
+        let tells = self.offset.is_none() && encoding == track.chosen;
+        tells.then(|| track.timeline.offset(&clock))
+    }
+
+    /// What to add to the publisher's clock to have the server's, the same for all its tracks.
+    pub fn agree(&mut self, offset: i64) {
+        self.offset.get_or_insert(offset);
     }
 
     /// Takes a packet; says which key frame is needed now, if one is.
     pub fn media(&mut self, media: &Media, now: Micros, metrics: &WorkerMetrics) -> Option<KeyFrameWanted> {
         let index = self.tracks.iter().position(|own| own.id == media.track)?;
-        let encoding = self.tracks[index].encodings.get_mut(media.encoding as usize)?;
+        let track = &mut self.tracks[index];
+        let encoding = track.encodings.get_mut(media.encoding as usize).filter(|_| self.pause != Pause::Paused)?;
+        track.since.get_or_insert(now);
         encoding.bytes += media.payload_len as u64;
         let mut came = Vec::new();
         encoding.assembler.push(Packet::of(media), &mut |assembled| came.push(assembled));
@@ -145,37 +177,39 @@ impl Recording {
                 wanted.extend(self.take(index, encoding as u8, came, now, metrics));
             }
         }
-        if now.since(self.measured) >= MEASURE {
+        if now.since(self.measured) >= MEASURE || self.tracks.iter().any(|track| track.is_silent(now)) {
             self.measured = now;
             wanted.extend(self.tracks.iter_mut().filter_map(|track| track.measure(now)));
         }
-        if let Output::Waiting { since: Some(since), .. } = &self.output
-            && now.since(*since) > BEGIN_WAIT.0
-        {
-            self.begin(metrics);
-        }
-        if let Output::Open { file, zero, .. } = &mut self.output {
-            let idle =
-                file.unwritten_since().is_some_and(|since| now.0 as i64 - *zero > since + FRAGMENT_MICROS + PATIENCE.0 as i64);
-            if idle && let Err(error) = file.flush() {
-                self.fail(&error, metrics);
+        match &mut self.output {
+            Output::Waiting { since: Some(since), .. } if now.since(*since) > BEGIN_WAIT.0 => self.begin(metrics),
+            Output::Open { late_since: Some(since), .. } if now.since(*since) > BEGIN_WAIT.0 => self.follow(None, now, metrics),
+            Output::Open { file, zero, .. } => {
+                let idle = FRAGMENT_MICROS + PATIENCE.0 as i64;
+                if file.unwritten_since().is_some_and(|since| now.0 as i64 - *zero > since + idle) {
+                    self.flush(metrics);
+                }
             }
+            _ => {}
         }
-        if self.full(now.0 as i64)
-            && let Some(track) = self.tracks.iter_mut().find(|track| track.number > 0 && track.codec.kind() == MediaKind::Video)
-            && now.since(track.asked) >= REQUEST_INTERVAL
-        {
-            track.asked = now;
-            wanted.push((track.id, track.chosen));
+        if self.full(now.0 as i64) {
+            wanted.extend(self.video_wanted(now));
         }
         wanted
+    }
+
+    /// The key frame of video with which another file can begin, if it has not been asked for just now.
+    fn video_wanted(&mut self, now: Micros) -> Option<KeyFrameWanted> {
+        let is_video = |track: &&mut Track| track.number > 0 && track.codec.kind() == MediaKind::Video;
+        let track = self.tracks.iter_mut().find(is_video)?;
+        track.may_ask(now).then_some((track.id, track.chosen))
     }
 
     /// The file is as long or as large as files may get.
     fn full(&self, now: i64) -> bool {
         let Output::Open { file, zero, .. } = &self.output else { return false };
         let old = self.plan.split_after.is_some_and(|after| now - *zero >= after.0 as i64);
-        old || self.plan.split_bytes.is_some_and(|bytes| file.bytes() >= bytes)
+        self.pause == Pause::No && (old || self.plan.split_bytes.is_some_and(|bytes| file.bytes() >= bytes))
     }
 
     /// The recorder got fewer packets than there were: its ring was full.
@@ -183,16 +217,52 @@ impl Recording {
         self.event("behind", now, json!({ "packets": packets }));
     }
 
+    /// Keeps nothing for now, or everything again; says which key frames are needed for that.
+    pub fn pause(&mut self, paused: bool, now: Micros, metrics: &WorkerMetrics) -> Vec<KeyFrameWanted> {
+        if paused == (self.pause == Pause::Paused) {
+            return Vec::new();
+        }
+        if paused {
+            self.finish_tracks(now, metrics);
+            self.begin(metrics);
+            self.flush(metrics);
+            self.event("paused", now, json!({}));
+            self.pause = Pause::Paused;
+            return Vec::new();
+        }
+        self.event("resumed", now, json!({}));
+        self.pause = Pause::Ending(now);
+        let mut wanted = Vec::new();
+        for track in &mut self.tracks {
+            track.encodings.iter_mut().for_each(|encoding| encoding.assembler = Assembler::new(track.codec));
+            track.entered = false;
+            if track.codec.kind() == MediaKind::Video {
+                track.asked = now;
+                wanted.push((track.id, track.chosen));
+            }
+        }
+        wanted
+    }
+
     /// The publisher has gone.
     pub fn end(&mut self, now: Micros, metrics: &WorkerMetrics) {
+        self.finish_tracks(now, metrics);
+        self.begin(metrics);
+        if matches!(&self.output, Output::Open { late_since: Some(_), .. }) {
+            self.follow(None, now, metrics);
+            self.begin(metrics);
+        }
+        self.close(metrics);
+    }
+
+    /// Takes what the tracks have of whole frames.
+    fn finish_tracks(&mut self, now: Micros, metrics: &WorkerMetrics) {
         for index in 0..self.tracks.len() {
             let chosen = self.tracks[index].chosen;
             let mut came = Vec::new();
             self.tracks[index].encodings[chosen as usize].assembler.finish(&mut |assembled| came.push(assembled));
             self.take(index, chosen, came, now, metrics);
         }
-        self.begin(metrics);
-        self.close(metrics);
     }
 
     fn take(
@@ -217,7 +287,9 @@ impl Recording {
                         track.timeline.restart();
                         self.event("layer", now, json!({ "track": id.slot, "encoding": encoding }));
                     }
-                    self.frame(index, frame, now, metrics);
+                    if !self.frame(index, frame, now, metrics) {
+                        ask = Some((id, encoding));
+                    }
                 }
                 Assembled::Gap { packets } if chosen => {
                     track.gaps += 1;
@@ -233,13 +305,13 @@ impl Recording {
                 _ => {}
             }
         }
-        let track = &mut self.tracks[index];
-        let due = now.since(track.asked) >= REQUEST_INTERVAL || track.asked == Micros::ZERO;
-        ask.filter(|_| due).inspect(|_| track.asked = now)
+        let late = matches!(&self.output, Output::Open { late_since: Some(_), .. });
+        let wanted = ask.filter(|_| self.tracks[index].may_ask(now));
+        if late { wanted.or_else(|| self.video_wanted(now)) } else { wanted }
     }
 
-    /// A frame of the encoding that is recorded.
-    fn frame(&mut self, index: usize, frame: Frame, now: Micros, metrics: &WorkerMetrics) {
+    /// A frame of the encoding that is recorded. False if it is of no use without a key frame.
+    fn frame(&mut self, index: usize, frame: Frame, now: Micros, metrics: &WorkerMetrics) -> bool {
         let track = &mut self.tracks[index];
         let reports = track.encodings[track.chosen as usize].clock.zip(self.offset);
         let (at, leapt) = track.timeline.place(frame.timestamp, frame.arrival, reports);
@@ -247,19 +319,28 @@ impl Recording {
         let at = at.max(track.last_at.saturating_add(1_000));
         track.last_at = at;
         // The last one counts: another file may begin with this frame.
-        if frame.key
-            && let Some(entry) = describe(track.codec, &frame.data)
-        {
-            track.entry = Some(entry);
+        let described = if frame.key { describe(track.codec, &frame.data) } else { None };
+        // What cannot be described (H264 without parameter sets) cannot be decoded either.
+        let tells = frame.key && described.is_none() && track.entry.is_none() && !std::mem::replace(&mut track.told, true);
+        track.entry = described.or(track.entry.take());
+        track.entered |= frame.key && track.entry.is_some();
+        let (entered, number, slot, is_video) =
+            (track.entered, track.number, track.id.slot, track.codec.kind() == MediaKind::Video);
+        if tells {
+            let codec = self.tracks[index].codec.name();
+            tracing::warn!(room = self.room, session = self.session, codec, "not recorded: {UNDESCRIBED}");
+            self.event("undescribed", now, json!({ "track": slot, "reason": UNDESCRIBED }));
         }
-        let (described, number, slot) = (track.entry.is_some(), track.number, track.id.slot);
         if leapt {
             self.event("clock", now, json!({ "track": slot, "reason": "its RTP time leapt" }));
         }
+        if !entered || !self.goes_on(number, at, &frame, now) {
+            return !is_video || matches!(self.output, Output::Failed);
+        }
+        let full = self.full(at);
+        let has_video = self.tracks.iter().any(|track| track.number > 0 && track.codec.kind() == MediaKind::Video);
         match &mut self.output {
-            // What cannot be described (H264 without parameter sets) cannot be decoded either.
             Output::Failed => {}
-            _ if !described => {}
             Output::Waiting { frames, since } => {
                 frames.push_back((index, at, frame));
                 since.get_or_insert(now);
@@ -267,20 +348,57 @@ impl Recording {
                     self.begin(metrics);
                 }
             }
-            Output::Open { .. } if number == 0 => {
-                self.close(metrics);
-                self.output = Output::Waiting { frames: VecDeque::from([(index, at, frame)]), since: Some(now) };
-            }
-            Output::Open { .. } => {
-                // Video is entered at key frames only, sound anywhere; of both, video says where.
-                let enters = frame.key && number == 1;
-                if enters && self.full(at) {
-                    self.close(metrics);
-                    self.output = Output::Waiting { frames: VecDeque::from([(index, at, frame)]), since: Some(now) };
-                    self.begin(metrics);
-                } else {
-                    self.write(index, at, &frame, metrics);
+            Output::Open { late, late_since, .. } if number == 0 => {
+                late.push_back((index, at, frame));
+                late_since.get_or_insert(now);
+                if !has_video {
+                    self.follow(None, now, metrics);
                 }
+            }
+            Output::Open { late_since, .. } => {
+                // Video is entered at key frames only, sound anywhere; of both, video says where.
+                let follows = frame.key && number == 1 && (full || late_since.is_some());
+                match follows {
+                    true => self.follow(Some((index, at, frame)), now, metrics),
+                    false => self.write(index, at, &frame, metrics),
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether the file can go on with this frame after a pause. If so the pause is cut out.
+    fn goes_on(&mut self, number: u8, at: i64, frame: &Frame, now: Micros) -> bool {
+        let Pause::Ending(since) = self.pause else { return self.pause == Pause::No };
+        if let Output::Open { zero, written, .. } = &mut self.output {
+            // Video may have been switched off meanwhile.
+            let enters = frame.key && (number == 1 || now.since(since) > BEGIN_WAIT.0);
+            if !enters {
+                return false;
+            }
+            *zero += (at - *written - FRAME_MICROS).max(0);
+        }
+        self.pause = Pause::No;
+        true
+    }
+
+    /// Ends the file and begins the next, with those frames that came too late for this one and with `first`, from which video goes on.
+    fn follow(&mut self, first: Option<(usize, i64, Frame)>, now: Micros, metrics: &WorkerMetrics) {
+        let Output::Open { late, .. } = &mut self.output else { return };
+        let mut frames = std::mem::take(late);
+        if let Some((_, from, _)) = &first {
+            // What was before would be sound to a picture of the file before.
+            frames.retain(|(_, at, _)| at >= from);
+        }
+        frames.extend(first);
+        for (index, track) in self.tracks.iter_mut().enumerate() {
+            track.entered = track.codec.kind() == MediaKind::Audio || frames.iter().any(|(of, ..)| *of == index);
+        }
+        self.close(metrics);
+        if !matches!(self.output, Output::Failed) {
+            self.output = Output::waiting(frames, Some(now));
+            if self.tracks.iter().all(|track| track.entry.is_some()) {
+                self.begin(metrics);
             }
         }
     }
@@ -292,7 +410,7 @@ impl Recording {
         let Some(zero) = frames.iter().map(|(_, at, _)| *at).min() else { return };
         let mut number = 0;
         for track in &mut self.tracks {
-            track.number = 0;
+            (track.number, track.file_at) = (0, i64::MIN);
             if track.entry.is_some() {
                 number += 1;
                 track.number = number;
@@ -317,7 +435,7 @@ impl Recording {
         let folder = self.plan.folder.join(folder_of(&self.room));
         std::fs::create_dir_all(&folder)?;
         self.parts += 1;
-        let name = format!("{}-{}-{}", stamp(unix_millis), self.session, self.parts);
+        let name = format!("{}-{}-{}{}", stamp(unix_millis), self.session, self.part_of, self.parts);
         let kind = Kind::of(self.plan.format, &entries);
         let path = folder.join(format!("{name}{UNFINISHED}.{}", kind.extension()));
         let mut sidecar = Sidecar::create(&folder.join(format!("{name}.jsonl")))?;
@@ -326,18 +444,25 @@ impl Recording {
         let fields =
             json!({ "room": self.room, "session": self.session, "part": self.parts, "unix_ms": unix_millis, "tracks": tracks });
         sidecar.write("start", 0, unix_millis, fields);
+        for track in self.tracks.iter().filter(|track| track.told && track.entry.is_none()) {
+            sidecar.write("undescribed", 0, unix_millis, json!({ "track": track.id.slot, "reason": UNDESCRIBED }));
+        }
         tracing::info!(room = self.room, session = self.session, file = %path.display(), "recording begun");
-        Ok(Output::Open { file, sidecar, path, zero })
+        Ok(Output::Open { file, sidecar, path, zero, written: zero, late: VecDeque::new(), late_since: None })
     }
 
     fn write(&mut self, index: usize, at: i64, frame: &Frame, metrics: &WorkerMetrics) {
-        let Output::Open { file, zero, .. } = &mut self.output else { return };
+        let Output::Open { file, zero, written, .. } = &mut self.output else { return };
+        let (track, time) = (&mut self.tracks[index], at - *zero);
+        if time <= track.file_at {
+            // Sound from before the frame with which a pause ended.
+            return;
+        }
+        track.file_at = time;
+        *written = at.max(*written);
         let before = file.bytes();
-        let written = file.frame(self.tracks[index].number, at - *zero, frame.key, &frame.data);
-        let synced = written.and_then(|ended| match ended && self.plan.sync == RecordSync::Cluster {
-            true => file.out().sync_data(),
-            false => Ok(()),
-        });
+        let ended = file.frame(track.number, time, frame.key, &frame.data);
+        let synced = ended.and_then(|ended| if ended { sync(file, self.plan.sync) } else { Ok(()) });
         metrics.add(Counter::RecordedFrames, 1);
         metrics.add(Counter::RecordedBytes, file.bytes() - before);
         if let Err(error) = synced {
@@ -345,42 +470,50 @@ impl Recording {
         }
     }
 
-    /// Ends the file.
-    fn close(&mut self, metrics: &WorkerMetrics) {
-        let output = std::mem::replace(&mut self.output, Output::Waiting { frames: VecDeque::new(), since: None });
-        let Output::Open { mut file, mut sidecar, path, zero } = output else {
-            if matches!(output, Output::Failed) {
-                self.output = Output::Failed;
-            }
-            return;
-        };
-        let last = self.tracks.iter().map(|track| track.last_at).max().unwrap_or(zero).max(zero);
-        let gaps: u64 = self.tracks.iter().map(|track| track.gaps).sum();
-        let name = path.to_string_lossy().replace(&format!("{UNFINISHED}."), ".");
-        let ended = file.finish().and_then(|()| file.out().sync_all()).and_then(|()| std::fs::rename(&path, &name));
-        let fields = json!({ "file": name, "bytes": file.bytes(), "gaps": gaps });
-        match ended {
-            Ok(()) => {
-                sidecar.write("end", (last - zero) / 1_000, self.epoch + last / 1_000, fields);
-                tracing::info!(room = self.room, session = self.session, file = name, bytes = file.bytes(), "recording ended");
-            }
-            Err(error) => {
-                self.output = Output::Open { file, sidecar, path, zero };
-                self.fail(&error, metrics);
-            }
+    /// Writes what there is.
+    fn flush(&mut self, metrics: &WorkerMetrics) {
+        let Output::Open { file, .. } = &mut self.output else { return };
+        let before = file.bytes();
+        let flushed = file.flush().and_then(|()| sync(file, self.plan.sync));
+        metrics.add(Counter::RecordedBytes, file.bytes() - before);
+        if let Err(error) = flushed {
+            self.fail(&error, metrics);
         }
     }
 
-    /// Stops for good: the disk is full, or the folder has gone. What was written stays as it is.
+    /// Ends the file.
+    fn close(&mut self, metrics: &WorkerMetrics) {
+        let Output::Open { file, sidecar, path, zero, written, .. } = &mut self.output else { return };
+        let gaps: u64 = self.tracks.iter().map(|track| track.gaps).sum();
+        let (name, before) = (path.to_string_lossy().replace(&format!("{UNFINISHED}."), "."), file.bytes());
+        let ended = file.finish().and_then(|()| file.out().sync_all()).and_then(|()| std::fs::rename(&*path, &name));
+        metrics.add(Counter::RecordedBytes, file.bytes() - before);
+        match ended {
+            Ok(()) => {
+                let bytes = file.bytes();
+                let fields = json!({ "file": name, "bytes": bytes, "gaps": gaps });
+                sidecar.write("end", (*written - *zero) / 1_000, self.epoch + *written / 1_000, fields);
+                tracing::info!(room = self.room, session = self.session, file = name, bytes, "recording ended");
+                self.output = Output::waiting([], None);
+            }
+            Err(error) => self.fail(&error, metrics),
+        }
+    }
+
+    /// Stops for good: the disk is full, or the folder has gone. What was written is made a whole file, if that can be done.
     fn fail(&mut self, error: &std::io::Error, metrics: &WorkerMetrics) {
         metrics.add(Counter::RecordingsFailed, 1);
         tracing::error!(room = self.room, session = self.session, %error, "recording failed: no more of this publisher is recorded");
-        if let Output::Open { sidecar, zero, .. } = &mut self.output {
-            let last = self.tracks.iter().map(|track| track.last_at).max().unwrap_or(*zero).max(*zero);
+        let output = std::mem::replace(&mut self.output, Output::Failed);
+        if let Output::Open { file, mut sidecar, path, zero, written, .. } = output {
+            drop(file);
+            // What is torn goes, and leaves room for the index and for a line of the sidecar.
+            if let Err(error) = make_whole(&path) {
+                tracing::warn!(file = %path.display(), %error, "what was recorded is left as it is");
+            }
             let fields = json!({ "reason": error.to_string() });
-            sidecar.write("failed", (last - *zero) / 1_000, self.epoch + last / 1_000, fields);
+            sidecar.write("failed", (written - zero) / 1_000, self.epoch + written / 1_000, fields);
         }
-        self.output = Output::Failed;
     }
 
     fn event(&mut self, event: &str, now: Micros, fields: serde_json::Value) {
@@ -390,17 +523,75 @@ impl Recording {
     }
 }
 
+impl Output {
+    fn waiting(frames: impl IntoIterator<Item = (usize, i64, Frame)>, since: Option<Micros>) -> Output {
+        Output::Waiting { frames: frames.into_iter().collect(), since }
+    }
+}
+
+/// Forces to the disk what was just written, if that is wanted.
+fn sync(file: &Container, sync: RecordSync) -> std::io::Result<()> {
+    match sync {
+        RecordSync::Cluster => file.out().sync_data(),
+        RecordSync::End => Ok(()),
+    }
+}
+
 impl Track {
-    /// Chooses the encoding that most flows of; says which key frame it needs for that.
+    /// `layer`: the encoding to record, by its rid or its index.
+    fn new(track: &TappedTrack, layer: &str) -> Track {
+        let by_rid = track.rids.iter().position(|rid| rid.as_str() == layer);
+        let named = by_rid.or_else(|| layer.parse().ok()).filter(|index| *index < QUALITIES_MAX).map(|index| index as u8);
+        let codec = track.codec.codec;
+        let encoding = |_| Encoding { assembler: Assembler::new(codec), clock: None, bytes: 0, rate: 0 };
+        let first = named.unwrap_or(0);
+        Track {
+            id: track.id,
+            codec,
+            encodings: (0..QUALITIES_MAX).map(encoding).collect(),
+            chosen: first,
+            wanted: first,
+            named,
+            since: None,
+            timeline: Timeline::new(track.codec.clock_rate),
+            entry: None,
+            number: 0,
+            entered: false,
+            last_at: i64::MIN,
+            file_at: i64::MIN,
+            asked: Micros::ZERO,
+            told: false,
+            gaps: 0,
+        }
+    }
+
+    /// Whether a key frame may be asked for again. It is then.
+    fn may_ask(&mut self, now: Micros) -> bool {
+        let due = now.since(self.asked) >= REQUEST_INTERVAL || self.asked == Micros::ZERO;
+        if due {
+            self.asked = now;
+        }
+        due
+    }
+
+    /// Packets come, but none of the encoding that is to be recorded: another has to do until they do.
+    fn is_silent(&self, now: Micros) -> bool {
+        let is_late = self.since.is_some_and(|since| now.since(since) > SILENCE.0);
+        let chosen = &self.encodings[self.chosen as usize];
+        self.entry.is_none() && self.wanted == self.chosen && is_late && chosen.bytes + chosen.rate == 0
+    }
+
+    /// Chooses the encoding that was asked for, or else the one that most flows of; says which key frame it needs for that.
     fn measure(&mut self, now: Micros) -> Option<KeyFrameWanted> {
         for encoding in &mut self.encodings {
             encoding.rate = std::mem::take(&mut encoding.bytes);
         }
         let rate = |encoding: u8| self.encodings[encoding as usize].rate;
+        let named = self.named.filter(|named| rate(*named) > 0);
         let best = (0..self.encodings.len() as u8).max_by_key(|encoding| (rate(*encoding), u8::MAX - encoding))?;
         // A fifth more, for encodings of one size swap places all the time.
         let better = rate(best) * 5 > rate(self.chosen) * 6;
-        self.wanted = if better { best } else { self.chosen };
+        self.wanted = named.unwrap_or(if better { best } else { self.chosen });
         (self.wanted != self.chosen && now.since(self.asked) >= REQUEST_INTERVAL).then(|| {
             self.asked = now;
             (self.id, self.wanted)

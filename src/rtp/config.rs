@@ -108,11 +108,21 @@ pub struct StreamPair {
     pub rtx: Option<Ssrc>,
 }
 
-/// Payload types under which a viewer takes forward error correction for its video: ULPFEC (RFC 5109) in RED (RFC 2198).
+/// Payload types of forward error correction for video, ULPFEC (RFC 5109) in RED (RFC 2198): under which a viewer takes it, or a
+/// publisher sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FecConfig {
     pub red: PayloadType,
     pub ulpfec: PayloadType,
+    /// Of RTX for what is in RED: with publishers, who repeat it so; viewers are sent it bare.
+    pub red_rtx: Option<PayloadType>,
+}
+
+impl FecConfig {
+    /// In the order of the answer.
+    pub fn payload_types(&self) -> impl Iterator<Item = PayloadType> + use<> {
+        [Some(self.red), self.red_rtx, Some(self.ulpfec)].into_iter().flatten()
+    }
 }
 
 /// The negotiated m-line of data channels (RFC 8841).
@@ -134,7 +144,7 @@ pub struct MediaConfig {
     /// In the answer's order. One for `RecvOnly` (the publisher's codec), one or more for `SendOnly`.
     pub codecs: ArrayVec<CodecConfig, 16>,
     pub extensions: ExtensionMap,
-    /// For video the server sends, with codecs of which packets may be protected.
+    /// For video with codecs of which packets may be protected.
     pub fec: Option<FecConfig>,
     /// SSRCs the client announced (`a=ssrc`, `a=ssrc-group:FID`, `SIM`); empty for rid-based simulcast.
     pub remote_streams: ArrayVec<StreamPair, 4>,

@@ -11,6 +11,7 @@ pub mod level;
 pub mod media;
 pub mod nack;
 pub mod reception;
+pub mod recover;
 pub mod red;
 pub mod report;
 pub mod rewrite;

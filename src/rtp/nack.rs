@@ -81,7 +81,7 @@ impl Missing {
         self.reported_round_trip = Some(round_trip);
     }
 
-    /// A packet came along with another (RFC 2198): it is not asked for any more. True if it was missing.
+    /// A packet came along with another (RFC 2198), or was computed: it is not asked for any more. True if it was missing.
     pub fn recovered(&mut self, sequence: ExtendedSequence) -> bool {
         let index = self.holes.binary_search_by_key(&sequence, |hole| hole.sequence);
         index.is_ok_and(|index| self.holes.pop_at(index).is_some())
@@ -137,6 +137,11 @@ impl Missing {
 
     fn round_trip(&self) -> Micros {
         self.reported_round_trip.unwrap_or(self.round_trip)
+    }
+
+    /// What is missing, ascending.
+    pub fn sequences(&self) -> impl Iterator<Item = ExtendedSequence> + '_ {
+        self.holes.iter().map(|hole| hole.sequence)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -96,6 +96,19 @@ impl Reception {
         (sequence, Arrival::Late)
     }
 
+    /// Takes the number of a packet in that was computed (RFC 5109): until it arrives itself it counts as lost, as with [`Self::recovered`].
+    pub fn computed(&mut self, number: SequenceNumber) -> (ExtendedSequence, Arrival) {
+        let sequence = self.highest.nearest(number);
+        if sequence >= self.highest || self.highest.0 - sequence.0 >= WINDOW {
+            return (sequence, Arrival::TooOld);
+        }
+        if self.has(sequence) {
+            return (sequence, Arrival::Duplicate);
+        }
+        self.recovered(sequence);
+        (sequence, Arrival::Late)
+    }
+
     /// What a packet of the window would have brought came along with another (RFC 2198): if it still arrives it is a duplicate. Until
     /// then it counts as lost, for that is what reports are about (RFC 3550 §6.4.1).
     pub fn recovered(&mut self, sequence: ExtendedSequence) {

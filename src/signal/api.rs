@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::negotiate::NegotiateError;
 pub use super::negotiate::Purpose;
+use crate::config::RecordWish;
 
 /// How long HTTP waits for the director before it gives up with [`Refusal::Busy`].
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -115,6 +116,33 @@ pub struct Attended {
     pub member: MemberKey,
 }
 
+/// What applications ask of rooms (LiveKit's RoomService), already authorized.
+#[derive(Clone, Debug)]
+pub enum RoomCall {
+    Create(proto::CreateRoomRequest),
+    List(proto::ListRoomsRequest),
+    Delete(proto::DeleteRoomRequest),
+    Members(proto::ListParticipantsRequest),
+    Member(proto::RoomParticipantIdentity),
+    Remove(proto::RoomParticipantIdentity),
+    Mute(proto::MuteRoomTrackRequest),
+    Update(proto::UpdateParticipantRequest),
+    Subscriptions(proto::UpdateSubscriptionsRequest),
+    Data(proto::SendDataRequest),
+    Metadata(proto::UpdateRoomMetadataRequest),
+}
+
+/// And what they are told.
+#[derive(Clone, Debug)]
+pub enum RoomAnswer {
+    Room(proto::Room),
+    Rooms(Vec<proto::Room>),
+    Members(Vec<proto::ParticipantInfo>),
+    Member(Box<proto::ParticipantInfo>),
+    Track(proto::TrackInfo),
+    Done,
+}
+
 /// What a PATCH did.
 #[derive(Clone, Debug)]
 pub enum Patched {
@@ -153,6 +181,20 @@ pub enum Refusal {
         load_max: u64,
     },
     UnknownSession,
+    NoSuchRoom {
+        room: String,
+    },
+    NoSuchMember {
+        room: String,
+        identity: String,
+    },
+    NoSuchTrack {
+        sid: String,
+    },
+    TooLong {
+        what: &'static str,
+        bytes_max: usize,
+    },
     /// A WHIP publisher of the room has this identity.
     IdentityTaken {
         identity: String,
@@ -179,6 +221,8 @@ impl Refusal {
         match self {
             Refusal::Offer(error) => error.kind().status(),
             Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
+            Refusal::NoSuchRoom { .. } | Refusal::NoSuchMember { .. } | Refusal::NoSuchTrack { .. } => 404,
+            Refusal::TooLong { .. } => 413,
             Refusal::PublisherExists { .. } | Refusal::IdentityTaken { .. } => 409,
             Refusal::UnknownSession | Refusal::NotRecorded { .. } => 404,
             Refusal::NoRecorder => 501,
@@ -210,6 +254,10 @@ impl fmt::Display for Refusal {
             Refusal::PublisherExists { room } => {
                 write!(f, "Room {room:?} already has a publisher. End its session first, or publish to another room.")
             }
+            Refusal::NoSuchRoom { room } => write!(f, "There is no room {room:?}."),
+            Refusal::NoSuchMember { room, identity } => write!(f, "Nobody is in room {room:?} as {identity:?}."),
+            Refusal::NoSuchTrack { sid } => write!(f, "No track {sid:?} is published by that participant."),
+            Refusal::TooLong { what, bytes_max } => write!(f, "Too long: {what} may have at most {bytes_max} bytes."),
             Refusal::IdentityTaken { identity } => {
                 write!(f, "Somebody who publishes by WHIP is in the room as {identity:?}. Join under another identity.")
             }
@@ -295,6 +343,9 @@ pub struct SessionView {
     pub loss: Option<f64>,
     /// Bytes that wait for their turn on a viewer's path.
     pub waiting_bytes: Option<u32>,
+    /// How often a viewer's picture stood still, and for how long, by its own word; none if it has not told (`POST {session}/seen`).
+    pub freezes: Option<u64>,
+    pub frozen_seconds: Option<f64>,
     pub bitrate_in: u64,
     pub bitrate_out: u64,
     pub packets_in: u64,
@@ -354,10 +405,22 @@ pub struct LayerWish {
     pub active: Option<bool>,
 }
 
+/// What a viewer tells of its picture, since the session began: the body of `POST {session}/seen`. The names are those of the W3C's
+/// `RTCInboundRtpStreamStats`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Seen {
+    pub freeze_count: u64,
+    /// In seconds.
+    pub total_freezes_duration: f64,
+}
+
 /// One m-line of a session.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TrackView {
     pub mid: String,
+    /// LiveKit's id of what comes in.
+    pub sid: Option<String>,
     /// `audio` or `video`.
     pub kind: &'static str,
     /// Encoding name in SDP.
@@ -409,6 +472,11 @@ pub enum Request {
         wish: LayerWish,
         reply: Reply<Result<(), Refusal>>,
     },
+    Seen {
+        path: SessionPath,
+        seen: Seen,
+        reply: Reply<Result<(), Refusal>>,
+    },
     /// Every room with its sessions.
     Rooms {
         reply: Reply<Vec<RoomView>>,
@@ -416,7 +484,23 @@ pub enum Request {
     /// Record who publishes in a room, now and later.
     Record {
         room: String,
+        wish: RecordWish,
         reply: Reply<Result<Recorded, Refusal>>,
+    },
+    /// Keep nothing of a recorded room for now, or everything again.
+    PauseRecording {
+        room: String,
+        paused: bool,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    /// Record one publisher, by its public id, for as long as it stays.
+    RecordSession {
+        session: String,
+        reply: Reply<Result<Recorded, Refusal>>,
+    },
+    StopRecordingSession {
+        session: String,
+        reply: Reply<Result<(), Refusal>>,
     },
     StopRecording {
         room: String,
@@ -425,6 +509,10 @@ pub enum Request {
     Attend {
         attend: Box<Attend>,
         reply: Reply<Result<Attended, Refusal>>,
+    },
+    Room {
+        call: Box<RoomCall>,
+        reply: Reply<Result<RoomAnswer, Refusal>>,
     },
     /// What a member's client says. There is no answer but by its outbox.
     Signal {
@@ -452,6 +540,9 @@ pub struct Gauges {
     pub joins: AtomicU64,
     /// Joins refused by the director since the start.
     pub refusals: AtomicU64,
+    /// Webhooks that were taken, and that were given up.
+    pub webhooks_sent: AtomicU64,
+    pub webhooks_lost: AtomicU64,
 }
 
 /// The services' end of the director's queue.
@@ -474,6 +565,10 @@ impl Handle {
 
     pub async fn attend(&self, attend: Attend) -> Result<Attended, Refusal> {
         self.ask(|reply| Request::Attend { attend: Box::new(attend), reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn room_call(&self, call: RoomCall) -> Result<RoomAnswer, Refusal> {
+        self.ask(|reply| Request::Room { call: Box::new(call), reply }).await.ok_or(Refusal::Busy)?
     }
 
     /// False if the director is too far behind: the connection cannot go on.
@@ -513,12 +608,29 @@ impl Handle {
         self.ask(|reply| Request::Layer { path, wish, reply }).await.ok_or(Refusal::Busy)?
     }
 
+    /// Notes what a viewer tells of its picture.
+    pub async fn seen(&self, path: SessionPath, seen: Seen) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Seen { path, seen, reply }).await.ok_or(Refusal::Busy)?
+    }
+
     pub async fn rooms(&self) -> Result<Vec<RoomView>, Refusal> {
         self.ask(|reply| Request::Rooms { reply }).await.ok_or(Refusal::Busy)
     }
 
-    pub async fn record(&self, room: String) -> Result<Recorded, Refusal> {
-        self.ask(|reply| Request::Record { room, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn record(&self, room: String, wish: RecordWish) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::Record { room, wish, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn pause_recording(&self, room: String, paused: bool) -> Result<(), Refusal> {
+        self.ask(|reply| Request::PauseRecording { room, paused, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn record_session(&self, session: String) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::RecordSession { session, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn stop_recording_session(&self, session: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::StopRecordingSession { session, reply }).await.ok_or(Refusal::Busy)?
     }
 
     pub async fn stop_recording(&self, room: String) -> Result<(), Refusal> {

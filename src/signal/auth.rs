@@ -110,6 +110,8 @@ pub enum Denied {
     NoSubscribe,
     NoRoomList,
     NoRoomRecord,
+    NoRoomCreate,
+    NoRoomAdmin,
 }
 
 impl Denied {
@@ -127,7 +129,15 @@ impl Denied {
             | NotYet
             | Claim { .. }
             | Claims { .. } => StatusCode::UNAUTHORIZED,
-            NoRoomJoin | NoRoom | OtherRoom { .. } | NoPublish | NoSubscribe | NoRoomList | NoRoomRecord => StatusCode::FORBIDDEN,
+            NoRoomJoin
+            | NoRoom
+            | OtherRoom { .. }
+            | NoPublish
+            | NoSubscribe
+            | NoRoomList
+            | NoRoomRecord
+            | NoRoomCreate
+            | NoRoomAdmin => StatusCode::FORBIDDEN,
         }
     }
 
@@ -162,6 +172,8 @@ impl fmt::Display for Denied {
             NoPublish => f.write_str("The token does not allow publishing: video.canPublish is false."),
             NoSubscribe => f.write_str("The token does not allow watching: video.canSubscribe is false."),
             NoRoomList => f.write_str("The token does not allow listing rooms: video.roomList is not true."),
+            NoRoomCreate => f.write_str("The token does not allow making rooms: video.roomCreate is not true."),
+            NoRoomAdmin => f.write_str("The token does not allow looking after a room: video.roomAdmin is not true."),
             NoRoomRecord => f.write_str("The token does not allow recording: video.roomRecord is not true."),
         }
     }
@@ -227,6 +239,25 @@ impl Gate {
         match self.claims(headers)? {
             Some(claims) if !claims.video.room_list => Err(Denied::NoRoomList),
             _ => Ok(()),
+        }
+    }
+
+    /// Lets a request that makes or ends rooms through. Without a token nobody does that, on an open server neither: LiveKit's SDKs send one.
+    pub fn create(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let token = bearer(headers)?.ok_or(Denied::Missing)?;
+        if self.verify(token, When::Now)?.video.room_create { Ok(()) } else { Err(Denied::NoRoomCreate) }
+    }
+
+    /// Lets who looks after a room through.
+    pub fn admin(&self, headers: &HeaderMap, room: &str) -> Result<(), Denied> {
+        let video = self.verify(bearer(headers)?.ok_or(Denied::Missing)?, When::Now)?.video;
+        if !video.room_admin {
+            return Err(Denied::NoRoomAdmin);
+        }
+        match video.room {
+            Some(granted) if granted == room => Ok(()),
+            Some(granted) => Err(Denied::OtherRoom { granted, asked: room.to_owned() }),
+            None => Err(Denied::NoRoom),
         }
     }
 
@@ -357,12 +388,24 @@ pub(super) fn base64url(text: &str) -> Option<Vec<u8>> {
 }
 
 fn to_base64url(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    encoded(bytes, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+}
+
+/// Base64 with padding (RFC 4648 §4).
+pub fn to_base64(bytes: &[u8]) -> String {
+    let mut text = encoded(bytes, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+    while !text.len().is_multiple_of(4) {
+        text.push('=');
+    }
+    text
+}
+
+fn encoded(bytes: &[u8], alphabet: &[u8; 64]) -> String {
     let mut text = String::with_capacity(bytes.len() * 4 / 3 + 3);
     for chunk in bytes.chunks(3) {
         let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for index in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(bits >> (18 - 6 * index) & 63) as usize]));
+            text.push(char::from(alphabet[(bits >> (18 - 6 * index) & 63) as usize]));
         }
     }
     text
@@ -423,6 +466,14 @@ mod tests {
             assert_eq!(base64url(&to_base64url(&bytes)), Some(bytes));
         }
         assert_eq!((base64url("a+b/"), base64url("YQ=="), base64url("é")), (None, None, None));
+    }
+
+    #[test]
+    fn base64_is_as_in_rfc_4648() {
+        for (text, wanted) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(to_base64(text.as_bytes()), wanted);
+        }
+        assert_eq!(to_base64(&[0xfb, 0xff]), "+/8=");
     }
 
     #[test]

@@ -6,11 +6,14 @@
 //! has given the state back.
 
 mod attend;
+mod data;
 mod feeds;
 mod layer;
 mod members;
 mod quality;
+mod recording;
 mod rooms;
+mod service;
 mod talk;
 mod transports;
 mod view;
@@ -21,18 +24,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
+use livekit_protocol as proto;
 use rtrb::Consumer;
 use tracing::{info, warn};
 
-use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Purpose, Request, SessionPath};
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
 use crate::config::IceServer;
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
 use crate::metrics::WorkerMetrics;
-use crate::peer::{Growth, Peer};
 use crate::peer::send::CNAME;
+use crate::peer::{Growth, Peer};
 use crate::rtp::config::{Direction, MediaConfig, Mid};
 use crate::rtp::layers::Choice;
 use crate::secure::dtls::{Fingerprint, Role};
@@ -41,8 +45,8 @@ use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
 use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
 use crate::worker::tap;
 use feeds::{Feed, Track};
-pub use rooms::RoomSettings;
 use rooms::Room;
+pub use rooms::RoomSettings;
 
 /// Time between two looks at what has expired, and two updates of the gauges.
 const TICK: Micros = Micros::from_millis(250);
@@ -52,6 +56,7 @@ pub struct Settings {
     pub fingerprint: Fingerprint,
     /// Addresses of the media sockets as clients reach them.
     pub candidates: Vec<SocketAddr>,
+    pub tcp_port: Option<u16>,
     pub sessions_max: usize,
     pub room_sessions_max: usize,
     /// Percentage of a core from which on a worker counts as full. 100: never.
@@ -75,6 +80,8 @@ pub struct Links {
     pub tables: Vec<Arc<WorkerMetrics>>,
     /// To whoever reads the tap.
     pub tap: Option<tap::Source>,
+    /// To whoever tells applications what happens in rooms.
+    pub happenings: Option<tokio::sync::mpsc::Sender<proto::WebhookEvent>>,
 }
 
 /// Random 64 bits, cryptographically strong in the server, seeded in the simulator.
@@ -157,8 +164,12 @@ struct Session {
     growth: Vec<Box<Growth>>,
     /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
     wishes: Vec<(u16, Option<Choice>)>,
+    /// What a viewer told of its picture.
+    seen: Option<Seen>,
     stats: PeerStats,
     stats_at: Micros,
+    /// Of what it sent in the last second, what never came.
+    loss_in: f64,
     bitrate_in: u64,
     bitrate_out: u64,
 }
@@ -187,6 +198,7 @@ pub struct Director {
     events: Vec<Consumer<Event>>,
     tables: Vec<Arc<WorkerMetrics>>,
     tap: Option<tap::Source>,
+    happenings: Option<tokio::sync::mpsc::Sender<proto::WebhookEvent>>,
     gauges: Arc<Gauges>,
     sessions: HashMap<u32, Session>,
     by_secret: HashMap<String, u32>,
@@ -218,6 +230,7 @@ impl Director {
             events: links.events,
             tables: links.tables,
             tap: links.tap,
+            happenings: links.happenings,
             gauges,
             sessions: HashMap::new(),
             by_secret: HashMap::new(),
@@ -296,8 +309,16 @@ impl Director {
                 reply.send(self.find(&path).map(|slot| self.session_view(&self.sessions[&slot], now)));
             }
             Request::Layer { path, wish, reply } => reply.send(self.wish(&path, &wish)),
+            Request::Seen { path, seen, reply } => {
+                let slot = self.find(&path);
+                let session = slot.map(|slot| self.sessions.get_mut(&slot));
+                reply.send(session.map(|session| session.into_iter().for_each(|session| session.seen = Some(seen))));
+            }
             Request::Rooms { reply } => reply.send(self.room_views(now)),
-            Request::Record { room, reply } => reply.send(self.start_recording(room)),
+            Request::Record { room, wish, reply } => reply.send(self.start_recording(room, wish)),
+            Request::PauseRecording { room, paused, reply } => reply.send(self.pause_recording(&room, paused)),
+            Request::RecordSession { session, reply } => reply.send(self.record_session(session)),
+            Request::StopRecordingSession { session, reply } => reply.send(self.stop_recording_session(&session)),
             Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
             Request::Attend { attend, reply } => {
                 if reply.abandoned() {
@@ -306,6 +327,11 @@ impl Director {
                 let outcome = self.attend(*attend);
                 let counter = if outcome.is_ok() { &self.gauges.joins } else { &self.gauges.refusals };
                 counter.fetch_add(1, Ordering::Relaxed);
+                self.flush();
+                reply.send(outcome);
+            }
+            Request::Room { call, reply } => {
+                let outcome = self.room_call(*call);
                 self.flush();
                 reply.send(outcome);
             }
@@ -359,6 +385,7 @@ impl Director {
             pwd: &password,
             fingerprint: &self.fingerprint,
             candidates: &self.settings.candidates,
+            tcp_port: self.settings.tcp_port,
             session_id,
             cname: CNAME,
         };
@@ -389,7 +416,7 @@ impl Director {
             DtlsRole::Client => Role::Client,
             DtlsRole::Server => Role::Server,
         };
-        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
+        self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes, data: agreed.data });
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
@@ -420,7 +447,9 @@ impl Director {
             growth: Vec::new(),
             wishes: Vec::new(),
             stats: PeerStats::default(),
+            seen: None,
             stats_at: self.now,
+            loss_in: 0.0,
             bitrate_in: 0,
             bitrate_out: 0,
         };
@@ -481,6 +510,7 @@ impl Director {
             pwd: &password,
             fingerprint: &self.fingerprint,
             candidates: &self.settings.candidates,
+            tcp_port: self.settings.tcp_port,
             session_id,
             cname: CNAME,
         };
@@ -511,7 +541,11 @@ impl Director {
     fn find(&self, path: &SessionPath) -> Result<u32, Refusal> {
         let slot = *self.by_secret.get(&path.session).ok_or(Refusal::UnknownSession)?;
         let session = self.sessions.get(&slot).ok_or(Refusal::UnknownSession)?;
-        if session.room == path.room && session.part.purpose() == Some(path.purpose) { Ok(slot) } else { Err(Refusal::UnknownSession) }
+        if session.room == path.room && session.part.purpose() == Some(path.purpose) {
+            Ok(slot)
+        } else {
+            Err(Refusal::UnknownSession)
+        }
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -535,6 +569,13 @@ impl Director {
                     self.end(peer.slot, "the client closed DTLS");
                 }
             }
+            Notice::Data { peer, label, payload, .. } => self.data(peer, &label, &payload),
+            Notice::DataClosed { peer, reason } => {
+                if let Some(session) = self.session(peer) {
+                    warn!(session = session.name, room = session.room, %reason, "data channels ended");
+                }
+            }
+            Notice::DataOpen { .. } | Notice::DataChannelClosed { .. } => {}
         }
     }
 
@@ -560,6 +601,7 @@ impl Director {
                 if let Some(session) = self.session(peer) {
                     session.take_stats(stats, now);
                     self.listen(peer.slot, now);
+                    self.note_quality(peer.slot);
                 }
             }
             Event::Spent(Spent::Peer(peer)) => self.release(peer.id),

@@ -1,10 +1,14 @@
 //! The DTLS handshakes of all sessions, on threads of their own: a storm of joins costs those who are already watching nothing.
 //! Each thread has its part of the sessions ([`handshakes_of`](crate::worker::mail::handshakes_of)) and shares nothing with others.
 //!
+//! Data channels are inside DTLS, so they are here too ([`data`]): a worker never sees SCTP.
+//!
 //! Workers pass DTLS records in, in their arena slots; datagrams and finished keys go back as commands. The state machine is
 //! sans-I/O like the worker's: [`Handshakes::turn`] takes the time and returns when it wants to be called again.
 
-use std::collections::HashMap;
+mod data;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +20,9 @@ use super::api::Gauges;
 use crate::limits::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE, STREAMS_PER_PEER};
 use crate::metrics::{DropReason, WorkerMetrics};
 use crate::peer::Keys;
+use crate::rtp::config::DataSection;
 use crate::secure::dtls::{Association, DtlsError, Fingerprint, Identity, Role};
+use crate::secure::sctp::{self, Open};
 use crate::secure::srtp::{self, KeyingMaterial, Profile};
 use crate::units::{Micros, PeerId, WorkerId};
 use crate::worker::mail::{Command, HandshakeEvent, HandshakeOffice, Outbox};
@@ -30,7 +36,14 @@ const VIEWER_STREAMS: usize = 4;
 /// What the director asks.
 pub enum Order {
     /// A session exists, and its certificate must have one of these fingerprints.
-    Expect { peer: PeerId, role: Role, fingerprints: Vec<Fingerprint>, publishes: bool },
+    Expect { peer: PeerId, role: Role, fingerprints: Vec<Fingerprint>, publishes: bool, data: Option<DataSection> },
+    /// A later offer of the session has data channels; without effect if one had before.
+    AgreeData { peer: PeerId, data: DataSection },
+    /// To open on the session's side that is ours, as soon as there is an association. The client may open more.
+    OpenChannels { peer: PeerId, channels: Vec<Open> },
+    /// A message for each of these sessions, on its channel with this label. Sessions of other threads are passed over, so that all threads
+    /// can be given the same list. What does not go is counted: [`sctp::Association::send`].
+    SendData { peers: Arc<[PeerId]>, label: Arc<str>, binary: bool, payload: Arc<[u8]> },
     /// The session ended.
     Forget { peer: PeerId },
     /// The server stops: say goodbye to everybody.
@@ -52,6 +65,28 @@ pub enum Notice {
     Closed {
         peer: PeerId,
     },
+    /// A data channel is open, whoever opened it.
+    DataOpen {
+        peer: PeerId,
+        channel: Open,
+    },
+    /// `payload` is UTF-8 if it is not `binary`.
+    Data {
+        peer: PeerId,
+        label: Arc<str>,
+        binary: bool,
+        payload: Arc<[u8]>,
+    },
+    /// The client closed a data channel.
+    DataChannelClosed {
+        peer: PeerId,
+        label: Arc<str>,
+    },
+    /// All data channels of the session are closed for good; its media go on.
+    DataClosed {
+        peer: PeerId,
+        reason: String,
+    },
 }
 
 struct Session {
@@ -63,6 +98,14 @@ struct Session {
     /// Known from the claim on.
     worker: Option<(WorkerId, SocketAddr)>,
     association: Option<Association>,
+    /// Agreed on.
+    data: Option<DataSection>,
+    /// To be opened with the association.
+    to_open: Vec<Open>,
+    /// From the end of the handshake on, if data channels were agreed on.
+    sctp: Option<Box<sctp::Association>>,
+    /// When its timer is due, as in [`Handshakes::due`].
+    due: Option<Micros>,
 }
 
 /// The sessions of one thread, by slot.
@@ -71,6 +114,8 @@ pub struct Handshakes {
     sessions: HashMap<u32, Session>,
     /// Slots whose handshake is not finished, for the timers.
     in_flight: Vec<u32>,
+    /// When which slot's SCTP wants to be called.
+    due: BTreeSet<(Micros, u32)>,
     per_source: HashMap<IpAddr, usize>,
     orders: Receiver<Order>,
     notices: Sender<Notice>,
@@ -81,6 +126,13 @@ pub struct Handshakes {
     /// What of the gauge is this thread's.
     gauged: u64,
     next_timer: Micros,
+}
+
+impl Session {
+    fn new(peer: PeerId, role: Role, fingerprints: Vec<Fingerprint>, publishes: bool, data: Option<DataSection>) -> Self {
+        let (worker, association, to_open, sctp, due) = (None, None, Vec::new(), None, None);
+        Session { peer, role, fingerprints, publishes, worker, association, data, to_open, sctp, due }
+    }
 }
 
 /// A ring to a worker with a place for what does not fit at once.
@@ -125,6 +177,7 @@ impl Handshakes {
             identity,
             sessions: HashMap::new(),
             in_flight: Vec::new(),
+            due: BTreeSet::new(),
             per_source: HashMap::new(),
             orders: links.orders,
             notices: links.notices,
@@ -139,7 +192,7 @@ impl Handshakes {
 
     /// Works off what has come. Returns when to call again at the latest.
     pub fn turn(&mut self, now: Micros) -> Micros {
-        self.read_orders();
+        self.read_orders(now);
         for worker in 0..self.events.len() {
             while let Ok(event) = self.events[worker].pop() {
                 self.event(event, now);
@@ -149,6 +202,7 @@ impl Handshakes {
             self.next_timer = now + TIMER_INTERVAL;
             self.timers(now);
         }
+        self.data_timers(now);
         let in_flight = self.in_flight.len() as u64;
         let before = std::mem::replace(&mut self.gauged, in_flight);
         if in_flight != before {
@@ -159,20 +213,27 @@ impl Handshakes {
         for office in &mut self.commands {
             idle &= office.flush();
         }
-        if idle { now + Micros::from_secs(1) } else { self.next_timer }
+        let next = if idle { now + Micros::from_secs(1) } else { self.next_timer };
+        self.due.first().map_or(next, |(due, _)| next.min(*due))
     }
 
-    fn read_orders(&mut self) {
+    fn read_orders(&mut self, now: Micros) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Expect { peer, role, fingerprints, publishes } => {
-                    let session = Session { peer, role, fingerprints, publishes, worker: None, association: None };
-                    self.sessions.insert(peer.slot, session);
+                Order::Expect { peer, role, fingerprints, publishes, data } => {
+                    let session = Session::new(peer, role, fingerprints, publishes, data);
+                    if let Some(before) = self.sessions.insert(peer.slot, session) {
+                        before.due.map(|due| self.due.remove(&(due, peer.slot)));
+                    }
                 }
+                Order::AgreeData { peer, data } => self.agree_data(peer, data, now),
+                Order::OpenChannels { peer, channels } => self.open_channels(peer, channels, now),
+                Order::SendData { peers, label, binary, payload } => self.send_data(&peers, &label, binary, &payload, now),
                 Order::Forget { peer } => {
                     if self.sessions.get(&peer.slot).is_some_and(|session| session.peer == peer) {
                         self.settle(peer.slot);
-                        self.sessions.remove(&peer.slot);
+                        let session = self.sessions.remove(&peer.slot);
+                        session.and_then(|session| session.due).map(|due| self.due.remove(&(due, peer.slot)));
                     }
                 }
                 Order::CloseAll => {
@@ -180,7 +241,7 @@ impl Handshakes {
                         if let Some(association) = self.association(slot) {
                             association.close();
                         }
-                        self.collect(slot, Ok(()));
+                        self.collect(slot, Ok(()), now);
                     }
                 }
             }
@@ -193,7 +254,7 @@ impl Handshakes {
         };
         if self.sessions.get(&peer.slot).is_none_or(|session| session.peer != peer) {
             // The order may still be in the channel: it was sent before the worker could know of the session.
-            self.read_orders();
+            self.read_orders(now);
         }
         let Some(session) = self.sessions.get_mut(&peer.slot).filter(|session| session.peer == peer) else {
             return;
@@ -211,7 +272,7 @@ impl Handshakes {
                 }
                 let Some(association) = self.association(peer.slot) else { return };
                 let outcome = association.handle(packet.bytes(), now);
-                self.collect(peer.slot, outcome);
+                self.collect(peer.slot, outcome, now);
             }
         }
     }
@@ -231,7 +292,7 @@ impl Handshakes {
                 *from_source += 1;
                 session.association = Some(association);
                 self.in_flight.push(slot);
-                self.collect(slot, Ok(()));
+                self.collect(slot, Ok(()), now);
                 true
             }
             Err(error) => {
@@ -242,7 +303,7 @@ impl Handshakes {
     }
 
     /// Passes on what a handshake has to say after it was given something.
-    fn collect(&mut self, slot: u32, outcome: Result<(), DtlsError>) {
+    fn collect(&mut self, slot: u32, outcome: Result<(), DtlsError>, now: Micros) {
         let Some(session) = self.sessions.get_mut(&slot) else { return };
         let (peer, role, Some((worker, _))) = (session.peer, session.role, session.worker) else { return };
         let Some(association) = session.association.as_mut() else { return };
@@ -256,8 +317,6 @@ impl Handshakes {
             self.settle(slot);
             return;
         }
-        // SCTP comes with the rooms; until then application data is read and let go.
-        while association.poll_application_data().is_some() {}
         let closed = association.closed_by_peer();
         if let Some(keys) = association.keys() {
             let profile = keys.profile;
@@ -272,6 +331,7 @@ impl Handshakes {
             }
             self.settle(slot);
         }
+        self.receive_data(slot, now);
         if closed {
             let _ = self.notices.send(Notice::Closed { peer });
             self.settle(slot);
@@ -305,7 +365,7 @@ impl Handshakes {
             let due = |association: &&mut Association| association.poll_timeout().is_some_and(|at| at <= now);
             let Some(association) = self.association(slot).filter(due) else { continue };
             let outcome = association.handle_timeout(now);
-            self.collect(slot, outcome);
+            self.collect(slot, outcome, now);
         }
     }
 }

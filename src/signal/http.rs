@@ -25,7 +25,7 @@ use crate::config::{IceServer, Plan};
 
 pub use failure::Failure;
 pub use resource::check_room_name;
-pub(super) use resource::{endpoint, layer, session};
+pub(super) use resource::{endpoint, layer, seen, session};
 pub use server::{Listener, ServeError};
 
 /// What the handlers need.

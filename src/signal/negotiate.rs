@@ -29,7 +29,7 @@ pub use fragment::{IceFragment, parse_fragment, restart_fragment};
 pub use own::{OwnLine, offer_to_watch};
 
 use crate::limits;
-use crate::rtp::config::{Codec, DataSection, Direction, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::rtp::config::{Codec, DataSection, Direction, FecConfig, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::units::{PayloadType, Ssrc};
 use crate::wire::extension::ExtensionKind;
 use offer::{Media, Offer};
@@ -44,6 +44,8 @@ pub struct LocalTransport<'a> {
     pub fingerprint: &'a str,
     /// UDP host candidates, best first. The first is also the default address of `m=` and `c=`.
     pub candidates: &'a [SocketAddr],
+    /// At the same addresses, for TCP.
+    pub tcp_port: Option<u16>,
     pub session_id: u64,
     /// A token; names the MediaStream too.
     pub cname: &'a str,
@@ -180,7 +182,8 @@ pub fn answer_further(
     policy: &CodecPolicy,
     standing: Standing,
 ) -> Result<Agreed, NegotiateError> {
-    let session = offer::parse_lines(offer)?;
+    let bytes_max = if ways == Ways::Each { limits::SIGNAL_BYTES_MAX } else { limits::SDP_BYTES_MAX };
+    let session = offer::parse_lines(offer, bytes_max)?;
     let offer = Offer::read(&session)?;
     let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous)?;
     let sent = (standing.assign)(&agreed.media, &agreed.sources);
@@ -194,7 +197,7 @@ pub fn answer_further(
 
 /// Reads the answer to an offer of the server's ([`offer_to_watch`]), of whose m-lines the client accepts some.
 pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[(Mid, StreamPair)]) -> Result<Agreed, NegotiateError> {
-    let session = offer::parse_lines(answer)?;
+    let session = offer::parse_lines(answer, limits::SIGNAL_BYTES_MAX)?;
     let offer = Offer::read(&session)?;
     let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous)?;
     Ok(agreed)
@@ -386,7 +389,7 @@ fn accept_media(
         direction: if purpose == Purpose::Publish { Direction::RecvOnly } else { Direction::SendOnly },
         codecs: codecs.iter().map(|codec| codec.config).collect(),
         extensions: map,
-        fec: (purpose == Purpose::Watch && kind == MediaKind::Video).then(|| codec::fec(media, &codecs)).flatten(),
+        fec: (kind == MediaKind::Video).then(|| codec::fec(media, &codecs, purpose)).flatten(),
         remote_streams: ArrayVec::new(),
         rids: ArrayVec::new(),
         local_stream: None,
@@ -428,7 +431,7 @@ fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
         let kind = accepted.config.kind;
-        let fec = accepted.config.fec.iter().flat_map(|fec| [(fec.red, "red", None), (fec.ulpfec, "ulpfec", None)]);
+        let fec = accepted.config.fec.iter().flat_map(FecConfig::payload_types).map(|number| (number, "fec", None));
         let of_codecs = accepted.config.codecs.iter().flat_map(|codec| {
             let own = codec.payload_type;
             let repeats = [(codec.rtx, "rtx"), (codec.red, "red")];

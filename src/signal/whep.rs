@@ -6,7 +6,7 @@
 //!
 //! `POST {session}/layer` says what the viewer wants of the picture at most (a simulcast encoding, spatial and temporal layers, or
 //! nothing), as the layer selection extension of the draft's first versions did (`urn:ietf:params:whep:ext:core:layer`); the 201 has
-//! a `Link` to it.
+//! a `Link` to it. By `POST {session}/seen` a viewer may tell how often its picture stood still, for the API to show: nobody else knows.
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ pub fn routes() -> Router<Arc<Services>> {
         .route("/whep/{room}", any(endpoint))
         .route("/whep/{room}/{session}", any(session))
         .route("/whep/{room}/{session}/layer", any(layer))
+        .route("/whep/{room}/{session}/seen", any(seen))
 }
 
 async fn endpoint(State(services): State<Arc<Services>>, Path(room): Path<String>, request: Request) -> Result<Response, Failure> {
@@ -43,4 +44,12 @@ async fn layer(
     request: Request,
 ) -> Result<Response, Failure> {
     http::layer(&services, SessionPath { room, purpose: Purpose::Watch, session }, request).await
+}
+
+async fn seen(
+    State(services): State<Arc<Services>>,
+    Path((room, session)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    http::seen(&services, SessionPath { room, purpose: Purpose::Watch, session }, request).await
 }

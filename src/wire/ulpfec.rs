@@ -9,7 +9,7 @@
 //!   |  XOR of what follows the fixed headers, up to the longest     |
 //! ```
 
-use crate::units::PayloadType;
+use crate::units::{PayloadType, SequenceNumber, Ssrc};
 
 /// Packets after the first that one mask can name, plus it (RFC 5109 §7.4: 48 bits if L is set).
 pub const MASK_BITS: u64 = 48;
@@ -23,6 +23,9 @@ const LONG_MASK: usize = 6;
 /// Bytes of a fixed RTP header.
 const FIXED_HEADER: usize = 12;
 const LONG: u8 = 0x40;
+/// Reserved for extensions of the format (RFC 5109 §7.3): there are none.
+const EXTENDED: u8 = 0x80;
+const VERSION: u8 = 0x80;
 /// Padding, extension and CSRC count of a header's first byte.
 const RECOVERED_BITS: u8 = 0x3f;
 
@@ -113,9 +116,80 @@ impl<const BYTES: usize> Parity<BYTES> {
     }
 }
 
+/// What a FEC packet that was received says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protected {
+    /// The lowest number that is protected.
+    pub base: SequenceNumber,
+    /// Which numbers are, counted from it: bit 0 is that one.
+    pub mask: u64,
+    /// Where in the payload the XOR lies: of what follows the fixed headers.
+    pub start: usize,
+    pub len: usize,
+}
+
+/// Reads a FEC packet's payload (RFC 5109 §7.3, §7.4); none if it is cut short, or protects nothing, or in a way that there is not.
+pub fn parse(payload: &[u8]) -> Option<Protected> {
+    let (&[flags, _, n0, n1, _, _, _, _, _, _], level) = payload.split_first_chunk::<HEADER>()?;
+    let ([l0, l1], masks) = level.split_first_chunk::<PROTECTION_LENGTH>()?;
+    let mask_len = if flags & LONG == 0 { SHORT_MASK } else { LONG_MASK };
+    let mask = masks.get(..mask_len)?.iter().fold(0, |mask, byte| mask << 8 | *byte as u64);
+    let (start, len) = (HEADER + PROTECTION_LENGTH + mask_len, u16::from_be_bytes([*l0, *l1]) as usize);
+    // The first packet is the most significant bit.
+    let mask = mask.reverse_bits() >> (64 - 8 * mask_len);
+    let whole = flags & EXTENDED == 0 && mask != 0 && payload.len() >= start + len;
+    whole.then_some(Protected { base: SequenceNumber(u16::from_be_bytes([n0, n1])), mask, start, len })
+}
+
+/// Computes a packet that was lost, in the place of the FEC packet.
+pub struct Recovery<'a> {
+    packet: &'a mut [u8],
+    /// Where the FEC header lies in it, and the XOR.
+    header: usize,
+    body: std::ops::Range<usize>,
+}
+
+impl<'a> Recovery<'a> {
+    /// `packet`: the whole FEC packet, whose payload (outside of RED) begins at `payload`.
+    pub fn new(packet: &'a mut [u8], payload: usize, protected: &Protected) -> Option<Self> {
+        let start = payload + protected.start;
+        let body = start..start + protected.len;
+        (body.end <= packet.len()).then_some(Recovery { packet, header: payload, body })
+    }
+
+    /// Takes one of the packets out that are there: its `header` (fixed header, CSRCs and extension) and `payload` (with padding) as
+    /// which it was sent with `payload_type`. None if it cannot be one of them.
+    pub fn take_out(&mut self, header: &[u8], payload: &[u8], payload_type: PayloadType) -> Option<()> {
+        let [b0, b1, _, _, t0, t1, t2, t3, _, _, _, _, rest @ ..] = header else { return None };
+        let len = rest.len() + payload.len();
+        let length = (len as u16).to_be_bytes();
+        let fields = [b0 & RECOVERED_BITS, b1 & 0x80 | payload_type.0 & 0x7f, 0, 0, *t0, *t1, *t2, *t3, length[0], length[1]];
+        xor(self.packet.get_mut(self.header..self.header + HEADER)?, &fields);
+        let body = self.packet.get_mut(self.body.clone()).filter(|body| len <= body.len())?;
+        let (of_rest, of_payload) = body.split_at_mut(rest.len());
+        xor(of_rest, rest);
+        xor(of_payload, payload);
+        Some(())
+    }
+
+    /// What is left is the lost packet, once all others have been taken out. Returns where it lies; none if that makes no packet.
+    pub fn finish(self, sequence: SequenceNumber, ssrc: Ssrc) -> Option<std::ops::Range<usize>> {
+        let fields = self.packet.get(self.header..)?.first_chunk::<HEADER>()?;
+        let &[b0, b1, _, _, t0, t1, t2, t3, l0, l1] = fields;
+        let len = u16::from_be_bytes([l0, l1]) as usize;
+        // The level's header is longer than a fixed header.
+        let start = self.body.start - FIXED_HEADER;
+        let ([s0, s1], [c0, c1, c2, c3]) = (sequence.0.to_be_bytes(), ssrc.0.to_be_bytes());
+        let header = [VERSION | b0 & RECOVERED_BITS, b1, s0, s1, t0, t1, t2, t3, c0, c1, c2, c3];
+        self.packet.get_mut(start..self.body.start)?.copy_from_slice(&header);
+        (len <= self.body.len()).then_some(start..self.body.start + len)
+    }
+}
+
 /// Bytes that a FEC packet's payload has beyond the longest packet's after its fixed header.
 pub const OVERHEAD_MAX: usize = HEADER + PROTECTION_LENGTH + LONG_MASK;
 const _: () = assert!(FIXED_HEADER == 12 && LONG_MASK * 8 == MASK_BITS as usize);
+const _: () = assert!(HEADER + PROTECTION_LENGTH + SHORT_MASK >= FIXED_HEADER);
 
 fn xor(into: &mut [u8], bytes: &[u8]) {
     for (into, byte) in into.iter_mut().zip(bytes) {
@@ -188,6 +262,61 @@ mod tests {
             assert_eq!(&space[..len], fec, "FEC packet {number}");
         }
         assert!(media.len() > 50 && short > 10 && long > 2, "{} packets of media, {short} and {long} of FEC", media.len());
+    }
+
+    /// From a FEC packet of another encoder, each of the packets that it protects can be computed, given the others.
+    #[test]
+    fn what_gstreamer_protects_is_computed_from_the_rest() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/ulpfec.txt"));
+        let bytes = |line: &str| -> Vec<u8> {
+            (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).expect("hexadecimal")).collect()
+        };
+        let packets: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(bytes).collect();
+        let (mut media, mut computed) = (std::collections::HashMap::new(), 0);
+        for fec in &packets {
+            if fec[1] & 0x7f != 122 {
+                media.insert(u16::from_be_bytes([fec[2], fec[3]]), fec);
+                continue;
+            }
+            let protected = parse(&fec[12..]).expect("a FEC packet");
+            let numbers =
+                || (0..MASK_BITS).filter(|bit| protected.mask >> bit & 1 != 0).map(|bit| protected.base.0.wrapping_add(bit as u16));
+            for lost in numbers() {
+                let mut space = fec.clone();
+                let mut recovery = Recovery::new(&mut space, 12, &protected).expect("room");
+                for packet in numbers().filter(|number| *number != lost).map(|number| media[&number]) {
+                    recovery.take_out(&packet[..12], &packet[12..], PayloadType(packet[1] & 0x7f)).expect("one of them");
+                }
+                let ssrc = u32::from_be_bytes(media[&lost][8..12].try_into().unwrap());
+                let range = recovery.finish(SequenceNumber(lost), Ssrc(ssrc)).expect("a packet");
+                assert_eq!(space[range], media[&lost][..], "packet {lost}");
+                computed += 1;
+            }
+        }
+        assert!(computed > 50, "{computed}");
+    }
+
+    #[test]
+    fn a_fec_packet_that_makes_no_sense_is_not_read() {
+        let good = [&[0, 96, 0, 7, 0, 0, 0, 9, 0, 2, 0, 2, 0xc0, 0, 1, 2][..]].concat();
+        let expected = Protected { base: SequenceNumber(7), mask: 3, start: 14, len: 2 };
+        assert_eq!(parse(&good), Some(expected));
+        for short in 0..good.len() {
+            assert_eq!(parse(&good[..short]), None, "{short} bytes");
+        }
+        // Extended; of nothing; a long mask that is not there.
+        for (at, byte) in [(0, 0x80), (12, 0), (0, 0x40)] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert_eq!(parse(&bad), None, "byte {at} is {byte:x}");
+        }
+        // A packet longer than the longest; and what is left is longer than there is.
+        let mut space = good.clone();
+        let mut recovery = Recovery::new(&mut space, 0, &expected).expect("room");
+        assert_eq!(recovery.take_out(&[0x80; 12], &[0; 3], PayloadType(96)), None);
+        let mut space = [&good[..8], &[0, 3], &good[10..]].concat();
+        assert_eq!(Recovery::new(&mut space, 0, &expected).expect("room").finish(SequenceNumber(7), Ssrc(1)), None);
+        assert!(Recovery::new(&mut [0; 15], 0, &expected).is_none());
     }
 
     #[test]

@@ -100,6 +100,12 @@ pub enum Command {
         track: TrackId,
         encoding: u8,
     },
+    /// An RTP packet in the clear of a session that a program beside the server publishes by ([`super::tap`]): the first one claims the
+    /// session, which its user name fragment names.
+    Inject {
+        ufrag: Ufrag,
+        bytes: Box<[u8]>,
+    },
     /// The best that a subscriber wants of its track; none if it wants nothing for now.
     Wish {
         subscriber: Subscriber,

@@ -94,8 +94,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes a session that nobody has yet. True if it is ours now.
-    fn claim(&mut self, id: PeerId, from: SocketAddr, now: Micros) -> bool {
+    /// Takes a session that nobody has yet into the tables. True if it is ours now.
+    pub(super) fn take(&mut self, id: PeerId) -> bool {
         let Some(place) = self.peers.get_mut(id.slot as usize) else { return false };
         if place.is_some() {
             // The slot's former tenant has not been removed here yet.
@@ -107,6 +107,14 @@ impl Worker {
         self.owned.push(id.slot);
         if publishes {
             self.publishers.push(id.slot);
+        }
+        true
+    }
+
+    /// Takes a session whose client's first check has come. True if it is ours now.
+    fn claim(&mut self, id: PeerId, from: SocketAddr, now: Micros) -> bool {
+        if !self.take(id) {
+            return false;
         }
         self.metrics.add(Counter::SessionsClaimed, 1);
         self.accept(id, from, false, now);
@@ -160,13 +168,13 @@ impl Worker {
             let media = encoding.and_then(|encoding| encoding.cache.get(wanted.sequence.0 as u32));
             let peer = self.peers.get_mut(id.slot as usize).and_then(Option::as_deref_mut);
             let sent = match (media, peer) {
-                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, now, &mut self.batch),
+                (Some(media), Some(peer)) => peer.retransmit(wanted.sender, media, wanted.asked, now, &mut self.batch),
                 _ => Err(DropReason::NackTooOld),
             };
             match sent {
                 Ok(()) => self.metrics.add(Counter::Retransmitted, 1),
                 Err(DropReason::RetransmissionLimit) => self.metrics.count_drop(DropReason::RetransmissionLimit),
-                Err(_) => too_old += 1,
+                Err(_) => too_old += wanted.asked as u64,
             }
         }
         if too_old > 0 {
@@ -193,7 +201,7 @@ impl Worker {
     }
 
     /// A packet of a track that is published here: to this turn's fan-out, and to the workers with subscribers.
-    fn publish(&mut self, media: Media) -> Result<(), DropReason> {
+    pub(super) fn publish(&mut self, media: Media) -> Result<(), DropReason> {
         let (others, tapped) = self.readers_of(media.track);
         self.tell_others(others, || Mesh::Media(media.clone()));
         if tapped {
@@ -208,7 +216,7 @@ impl Worker {
     }
 
     #[inline(never)] // few tracks are tapped
-    fn tap(&mut self, item: Tapped) {
+    pub(super) fn tap(&mut self, item: Tapped) {
         let Some(outbox) = &mut self.mail.tap else { return };
         match outbox.push(item) {
             Ok(()) => self.metrics.add(Counter::Tapped, 1),

@@ -7,14 +7,14 @@
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
   /** A test picture that never stands still. */
-  function testSource({ width = 640, height = 360, frameRate = 25, detail = 0 }) {
+  function testSource({ width: firstWidth = 640, height: firstHeight = 360, frameRate = 25, detail = 0 }) {
     const canvas = document.createElement('canvas');
-    canvas.width = width;
-    canvas.height = height;
+    Object.assign(canvas, { width: firstWidth, height: firstHeight });
     const context = canvas.getContext('2d');
     let frame = 0;
     const draw = () => {
       frame += 1;
+      const { width, height } = canvas;
       const stripe = width / 8;
       for (let i = 0; i < 8; i += 1) {
         context.fillStyle = `hsl(${i * 45}, 80%, 50%)`;
@@ -34,7 +34,8 @@
     draw();
     const timer = setInterval(draw, 1000 / frameRate);
     const stream = canvas.captureStream(frameRate);
-    return { stream, end: () => clearInterval(timer) };
+    const resize = (width, height) => { Object.assign(canvas, { width, height }); draw(); };
+    return { stream, resize, end: () => clearInterval(timer) };
   }
 
   /** `sound: 'microphone'` takes the browser's fake one: Web Audio in Firefox wants an audio device even to make a tone. */
@@ -143,13 +144,13 @@
       }
       const transceiver = pc.addTransceiver(track, init);
       if (track.kind === 'audio' && options.plainSound) withoutRed(transceiver);
-      if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec);
+      if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec, options.fec);
       if (track.kind === 'video' && options.dependencyDescriptor !== undefined) {
         offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
       }
     }
     const session = await negotiate(pc, options);
-    window.session = { pc, ...session, end: media.end };
+    window.session = { pc, ...session, resize: media.resize, end: media.end };
     await connected(pc, options.connectMs);
     return session;
   }

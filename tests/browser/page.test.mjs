@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { chromium, closePages, moving, open, publish } from './browsers.mjs';
-import { KEY, OUT, SECRET, configWithKeys, serve, token } from './server.mjs';
+import { chromium, closePages, moving, open, publish, stats } from './browsers.mjs';
+import { KEY, OUT, SECRET, configWithKeys, serve, token, until } from './server.mjs';
 
 let server;
 let locked;
@@ -46,6 +46,12 @@ for (const [width, height] of [[1280, 720], [390, 844]]) {
     await new Promise((done) => setTimeout(done, 3_000)); // so that the graphs have something to show
     await watching.screenshot({ path: path.join(OUT, `page-${width}x${height}-live.png`) });
     assert.ok((await sideways(watching)) <= 0, 'the live page does not scroll sideways');
+    let told;
+    await until('the API tells how often the picture has stood still', 10_000, async () => {
+      const watched = (await server.room(room)).sessions.find((session) => session.purpose === 'watch');
+      told = [watched.freezes, watched.frozen_seconds, (await stats(watching)).freezeCount];
+      return Number.isInteger(told[0]) && told[0] === told[2];
+    }, () => JSON.stringify(told));
   });
 }
 

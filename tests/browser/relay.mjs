@@ -29,8 +29,9 @@ export class Relay {
   static async start(serverPort, { seed = 1, loss = 0, delay = 0, rate = Infinity, queue = 200 } = {}) {
     const relay = new Relay();
     Object.assign(relay, { loss, delay, rate, queue });
-    /** Milliseconds that each packet waited in the queue, and bits that left it. */
+    /** Milliseconds that each packet waited in the queue; bits that came for it, and that left it. */
     relay.waits = [];
+    relay.offered = 0;
     relay.bits = 0;
     relay.overflowed = 0;
     relay.free = 0;
@@ -61,6 +62,7 @@ export class Relay {
     if (this.rate === Infinity) return 0;
     const now = performance.now();
     const queued = Math.max(this.free - now, 0);
+    this.offered += 8 * (bytes + HEADERS);
     if (queued > this.queue) {
       this.overflowed += 1;
       return undefined;

@@ -147,11 +147,11 @@ class Server {
  * it somewhere else, in a mount namespace for instance, and becomes it.
  */
 export async function serve(name, options = {}) {
-  const { workers = 2, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'], host = '127.0.0.1', inside = [] } = options;
+  const { workers = 2, tcpPort = 0, io = process.env.DISTRIBUTARY_TEST_IO ?? 'auto', args = ['--dev'], host = '127.0.0.1', inside = [] } = options;
   assert.ok(existsSync(BINARY), `${BINARY} is not built: cargo build --release`);
   mkdirSync(OUT, { recursive: true });
   const [httpPort, mediaPort] = [await freeTcpPort(), await freeUdpPort()];
-  const all = ['serve', ...args, '--http-port', httpPort, '--media-port', mediaPort, '--workers', workers, '--io', io].map(String);
+  const all = ['serve', ...args, '--http-port', httpPort, '--media-port', mediaPort, '--tcp-port', tcpPort, '--workers', workers, '--io', io].map(String);
   const [program, ...rest] = [...inside, BINARY, ...all];
   const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
   const server = new Server(name, child, host, httpPort, mediaPort);

@@ -1,5 +1,5 @@
-// Recordings of several publishers when things go wrong: the server is killed at any moment, the disk is full. The load generator
-// publishes, and ffprobe reads what is there.
+// Recordings of other people's publishers. Sound and picture of a clapperboard belong together; and when things go wrong, the server
+// killed at any moment or the disk full, ffprobe reads what is there (there the load generator publishes).
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -8,11 +8,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, test } from 'node:test';
 import { OUT, TESTS, pause, serve, until } from '../browser/server.mjs';
-import { endClients, start } from './clients.mjs';
+import { SYSTEM_PYTHON, VENV_PYTHON, endClients, start } from './clients.mjs';
 
 const LOADGEN = path.resolve(TESTS, '..', 'target', 'release', 'loadgen');
 /** What a file that was being written may lack at its end, in milliseconds. */
 const LACKS_MAX = 2_000;
+
+/** A frame lasts 40 ms. */
+const APART_MAX = 40;
+/** RECORD_SECONDS=30 for longer. */
+const CLAP_SECONDS = Number(process.env.RECORD_SECONDS ?? 12);
+const ffmpeg = () => execFileSync(VENV_PYTHON, ['-c', 'import imageio_ffmpeg as f; print(f.get_ffmpeg_exe())'], { encoding: 'utf8' }).trim();
 
 const root = mkdtempSync(path.join(tmpdir(), 'distributary-recordings-'));
 let server;
@@ -48,6 +54,62 @@ function began(file) {
   const first = JSON.parse(readFileSync(sidecar, 'utf8').split('\n')[0]);
   assert.equal(first.event, 'start');
   return Date.parse(first.time);
+}
+
+/** Of flash and beep in a file: the milliseconds at which each begins, by ffmpeg's decoders. */
+function claps(file) {
+  const decode = (...args) => {
+    const { status, stdout, stderr, error } = spawnSync('ffmpeg', ['-v', 'error', '-i', file, ...args, '-'], { timeout: 60_000, maxBuffer: 1 << 28 });
+    assert.ok(!error && status === 0, `ffmpeg of ${file}: ${error ?? stderr}`);
+    return stdout;
+  };
+  const rises = (bright, time) => bright.flatMap((is, at) => (is && at > 0 && !bright[at - 1] ? [time(at)] : []));
+  // A picture becomes one byte: how bright it is.
+  const luma = [...decode('-map', '0:v', '-fps_mode', 'passthrough', '-enc_time_base', '-1', '-vf', 'scale=1:1:flags=area,format=gray', '-f', 'rawvideo')];
+  const shown = spawnSync('ffprobe', ['-v', 'error', '-select_streams', 'v', '-show_entries', 'frame=pts_time', '-of', 'csv=p=0', file], { encoding: 'utf8' });
+  const times = shown.stdout.trim().split('\n').map((line) => 1_000 * parseFloat(line));
+  assert.equal(luma.length, times.length, 'pictures decoded and pictures that have a time');
+  // Filled up with silence where nothing is, so that a sample's number says when it is.
+  const pcm = decode('-map', '0:a', '-ac', '1', '-af', 'aresample=48000:async=1:first_pts=0', '-f', 's16le');
+  const samples = new Int16Array(pcm.buffer, pcm.byteOffset, pcm.length >> 1);
+  const STEP = 96;
+  const loud = Array.from({ length: Math.floor(samples.length / STEP) }, (_, at) => samples.subarray(at * STEP, (at + 1) * STEP).some((s) => Math.abs(s) > 1_500));
+  // Between two waves' tops it is quiet for less than this.
+  const beeps = rises(loud, (at) => (1_000 * at * STEP) / 48_000).filter((at, i, all) => i === 0 || at - all[i - 1] > 300);
+  return { flashes: rises(luma.map((value) => value > 128), (at) => times[at]), beeps };
+}
+
+/** What a clapperboard's file says: how far each flash is from its beep, in milliseconds, and whether that changes. */
+function together(what, file, seconds) {
+  const { flashes, beeps } = claps(file);
+  const apart = flashes.map((flash) => flash - beeps.reduce((best, beep) => (Math.abs(beep - flash) < Math.abs(best - flash) ? beep : best), Infinity));
+  const inside = apart.filter(Number.isFinite);
+  console.log(`${what}: flash after beep, ms: ${inside.map((ms) => ms.toFixed(0)).join(' ')}`);
+  assert.ok(inside.length >= seconds - 3, `${what}: ${inside.length} claps in ${seconds} s`);
+  assert.ok(inside.every((ms) => Math.abs(ms) <= APART_MAX), `${what}: ${inside}`);
+}
+
+for (const [what, format, publish] of [
+  ['GStreamer, VP8', 'webm', (room) => start(`recordings-${room}`, SYSTEM_PYTHON, [path.join(TESTS, 'interop', 'gstreamer_client.py'), 'clap', `${server.url}/whip/${room}`])],
+  ['ffmpeg, H264', 'mp4', (room) => start(`recordings-${room}`, ffmpeg(), [
+    '-hide_banner', '-nostdin', '-re', '-f', 'lavfi', '-i', "color=black:size=160x90:rate=25,drawbox=color=white:t=fill:enable='lt(mod(t,1),0.12)'",
+    '-re', '-f', 'lavfi', '-i', "aevalsrc='0.3*sin(2*PI*1000*t)*lt(mod(t,1),0.12)':sample_rate=48000",
+    '-c:v', 'libx264', '-preset', 'ultrafast', '-tune', 'zerolatency', '-profile:v', 'baseline', '-pix_fmt', 'yuv420p', '-g', '50', '-bf', '0',
+    '-c:a', 'libopus', '-ar', '48000', '-ac', '2', '-f', 'whip', `${server.url}/whip/${room}`,
+  ])],
+]) {
+  test(`flash and beep of ${what} are recorded together`, { timeout: 60_000 + 2_000 * CLAP_SECONDS }, async () => {
+    const folder = path.join(root, `claps-${format}`);
+    server = await serve(`recordings-claps-${format}`, { args: ['--dev', '--record-folder', folder, '--record-format', format] });
+    const publisher = publish(`clap-${format}`);
+    await until('it is being recorded', 20_000, () => files(root, `.part.${format}`).length === 1);
+    await pause(CLAP_SECONDS * 1_000);
+    await publisher.end();
+    await server.stop();
+    const [file, ...more] = files(folder, `.${format}`);
+    assert.deepEqual(more, []);
+    together(what, file, CLAP_SECONDS);
+  });
 }
 
 test('fifty recordings killed at random moments: each opens, lacks two seconds at most, and is made whole at the next start', { timeout: 180_000 }, async () => {

@@ -141,7 +141,7 @@ test('where AF_XDP cannot be used one line says why, and sockets serve', { timeo
   assert.match(lines.join('\n'), /AF_XDP is not usable on lo \(cannot use the interface: it is no Ethernet device\); ordinary sockets/);
   assert.match(lines.join('\n'), /I\/O +(io_uring|recvmmsg)/);
   await server.stop();
-  assert.throws(() => command('serve', '--dev', '--http-port', '0', '--media-port', '0', '--io', 'xdp:nosuch0'), (error) => {
+  assert.throws(() => command('serve', '--dev', '--http-port', '0', '--media-port', '0', '--tcp-port', '0', '--io', 'xdp:nosuch0'), (error) => {
     assert.match(error.stderr.toString(), /media\.io = "xdp:nosuch0": there is no interface nosuch0; Ethernet ones are .*dxdp0/);
     return error.status === 1;
   });

@@ -16,6 +16,7 @@ pub mod native;
 pub mod network;
 pub mod picture;
 pub mod random;
+pub mod recorded;
 pub mod server;
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
-use distributary::config::{HoldChoice, RecordPlan};
+use distributary::config::{HoldChoice, RecordPlan, RecordWish};
 use distributary::io::{Fake, Io};
 use distributary::limits::SESSIONS_MAX;
 use distributary::mem::{Arena, Handoff};
@@ -15,7 +15,9 @@ use distributary::metrics::{Counter, DropReason, WorkerMetrics};
 use distributary::record::{self, Recorder};
 use distributary::rtp::config::Codec;
 use distributary::secure::dtls::Identity;
-use distributary::signal::api::{Gauges, Handle, Join, Joined, LayerWish, Purpose, Refusal, RoomView, SessionPath, SessionView};
+use distributary::signal::api::{
+    Gauges, Handle, Join, Joined, LayerWish, Purpose, Recorded, Refusal, RoomView, SessionPath, SessionView,
+};
 use distributary::signal::director::{self, Director, Settings};
 use distributary::signal::handshakes::{self, Handshakes};
 use distributary::signal::negotiate::CodecPolicy;
@@ -88,6 +90,7 @@ impl Server {
         let settings = Settings {
             fingerprint: identity.fingerprint(),
             candidates: vec![address],
+            tcp_port: None,
             sessions_max,
             room_sessions_max: sessions_max,
             load_max: 90,
@@ -103,6 +106,7 @@ impl Server {
             events: offices.events,
             tables: metrics[..workers].to_vec(),
             tap,
+            happenings: None,
         };
         // Whatever is held, every scenario must hold.
         let choice = [HoldChoice::Off, HoldChoice::Adaptive, HoldChoice::Frame][random.below(3)];
@@ -246,6 +250,16 @@ impl Server {
     pub fn rooms(&mut self) -> Vec<RoomView> {
         let handle = self.handle.clone();
         self.ask(async move { handle.rooms().await }).expect("the director answers")
+    }
+
+    pub fn record(&mut self, room: &str, wish: RecordWish) -> Result<Recorded, Refusal> {
+        let (handle, room) = (self.handle.clone(), room.to_owned());
+        self.ask(async move { handle.record(room, wish).await })
+    }
+
+    pub fn pause_recording(&mut self, room: &str, paused: bool) -> Result<(), Refusal> {
+        let (handle, room) = (self.handle.clone(), room.to_owned());
+        self.ask(async move { handle.pause_recording(room, paused).await })
     }
 
     /// What `/readyz` says.

@@ -180,11 +180,16 @@ export class Activity {
     let rounds = 0;
     let view = null; // what the server says of this session: every other sample, or each time if encodings are switched by it
     let encodings = null;
+    let told = null; // freezes that the server has been told of
     let soundOnly = 0; // samples in a row: sound often comes a moment before the picture
     return async () => {
       const sample = await reader.read(this.state).catch(() => null);
       encodings ??= switchOf(pc);
       if (encodings || (this.plan.mode === 'watch' && rounds++ % 2 === 0)) view = (await this.session?.view()) ?? null;
+      if (this.plan.mode === 'watch' && sample && sample.freezes !== told) {
+        told = sample.freezes;
+        await this.session?.tell(sample);
+      }
       await encodings?.follow(view?.unwatched ?? []).catch(() => {});
       if (!sample || this.stopped || this.pc !== pc || pc.connectionState === 'closed') return;
       const frames = sample.framesDecoded + sample.framesEncoded;

@@ -18,6 +18,8 @@ export function emptySample(state) {
     videoPackets: 0,
     audioPackets: 0,
     packetsLost: 0,
+    freezes: null,
+    frozenSeconds: 0,
     lossPercent: null,
     retransmitted: 0,
     retransmittedPerSecond: null,
@@ -97,6 +99,8 @@ function describePicture(sample, video, report) {
     undefined,
   );
   sample.framesDecoded = sum(video, 'framesDecoded');
+  sample.freezes = sum(video, 'freezeCount');
+  sample.frozenSeconds = sum(video, 'totalFreezesDuration');
   sample.framesEncoded = Math.max(0, ...video.map((entry) => entry.framesEncoded ?? 0));
   sample.framesPerSecond = Math.max(0, ...video.map((entry) => entry.framesPerSecond ?? 0));
   sample.width = largest?.frameWidth ?? 0;

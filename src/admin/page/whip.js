@@ -43,6 +43,13 @@ export class Session {
     }
   }
 
+  /** Tells the server how often the picture has stood still, and for how many seconds: nobody else knows. */
+  async tell({ freezes, frozenSeconds }) {
+    const headers = { ...bearer(this.token), 'Content-Type': 'application/json' };
+    const body = JSON.stringify({ freezeCount: freezes, totalFreezesDuration: frozenSeconds });
+    await fetch(`${this.url}/seen`, { method: 'POST', headers, body }).catch(() => {});
+  }
+
   /** Ends the session. `keepalive` lets the request outlive the page (section 4.2). */
   close({ keepalive = false } = {}) {
     return fetch(this.url, { method: 'DELETE', headers: bearer(this.token), keepalive }).catch(() => {});

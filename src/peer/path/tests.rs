@@ -60,7 +60,7 @@ fn path() -> Box<Path> {
 fn leave(path: &mut Path, count: usize, now: Micros) -> SequenceNumber {
     let first = Leaving { path, now, cluster: 0 }.number().expect("numbered");
     for _ in 0..count {
-        Leaving { path, now, cluster: 0 }.left(true, Ssrc(10), SequenceNumber(0), 1200);
+        Leaving { path, now, cluster: 0 }.left(true, false, Ssrc(10), SequenceNumber(0), 1200);
     }
     first
 }
@@ -82,7 +82,7 @@ fn path_by_stream() -> Box<Path> {
 
 /// A packet of 1200 bytes leaves.
 fn leave_as(path: &mut Path, ssrc: u32, number: u16, now: Micros) {
-    Leaving { path, now, cluster: 0 }.left(false, Ssrc(ssrc), SequenceNumber(number), 1200);
+    Leaving { path, now, cluster: 0 }.left(false, false, Ssrc(ssrc), SequenceNumber(number), 1200);
 }
 
 /// What another stack writes of each stream: its SSRC, first number, and offsets of arrival; made at a time in 1/65536 s.
@@ -249,7 +249,7 @@ fn over_a_bottleneck(by_stream: bool) -> (u64, u64) {
                 free = Micros(free.0.max(now.0) + 9_600);
                 free + Micros::from_millis(20)
             });
-            Leaving { path: &mut path, now, cluster: 0 }.left(!by_stream, Ssrc(10), SequenceNumber(number), 1200);
+            Leaving { path: &mut path, now, cluster: 0 }.left(!by_stream, false, Ssrc(10), SequenceNumber(number), 1200);
             sent.push((number, arrives));
             queues.push((now, queue / 1000));
             number = number.wrapping_add(1);
@@ -288,13 +288,44 @@ fn both_kinds_of_feedback_lead_to_the_same_estimate() {
 }
 
 #[test]
-fn a_packet_is_remembered_in_six_bytes() {
+fn a_packet_is_remembered_in_eight_bytes() {
     let now = Micros(u32::MAX as u64 * 3 + 77);
-    let mut packet = Sent::new(Micros(now.0 - 500_000), 1472, 5);
+    let mut packet = Sent::new(Micros(now.0 - 500_000), 1472, 5, None);
     assert_eq!((packet.at(now), packet.bytes(), packet.tag()), (Micros(now.0 - 500_000), 1472, 5));
     assert!(packet.tell(false) && !packet.tell(false), "lost, told once");
     assert!(packet.tell(true) && !packet.tell(true) && !packet.tell(false), "and came after all");
-    assert_eq!((packet.bytes(), packet.tag()), (1472, 5));
+    assert_eq!((packet.bytes(), packet.tag(), packet.number()), (1472, 5, None));
+    let repeatable = Sent::new(Micros(now.0 - 500_000), 1472, 5, Some(SequenceNumber(65_535)));
+    assert_eq!((repeatable.at(now), repeatable.bytes(), repeatable.tag()), (Micros(now.0 - 500_000), 1472, 5));
+    assert_eq!((repeatable.number(), size_of::<Sent>()), (Some(SequenceNumber(65_535)), 8));
+}
+
+/// On a long and lossy path a request may be lost as well. What feedback tells is lost is told once, and only of what can be sent again.
+#[test]
+fn losses_that_are_told_are_repaired_where_requests_may_be_lost() {
+    let told = |round_trip: u64| {
+        let mut path = path();
+        let mut now = Micros::from_secs(1);
+        let mut told = Vec::new();
+        for round in 0..20u16 {
+            let base = Leaving { path: &mut path, now, cluster: 0 }.number().expect("numbered");
+            for packet in 0..20 {
+                let (number, repeatable) = (SequenceNumber(100 * round + packet), packet != 3);
+                Leaving { path: &mut path, now, cluster: 0 }.left(true, repeatable, Ssrc(10), number, 1200);
+            }
+            now = now + Micros::from_millis(round_trip);
+            let arrivals: Vec<_> =
+                (0..20).map(|packet| (packet != 3 && packet != 7).then_some(now.0 - 10_000 + packet as u64 * 250)).collect();
+            report(&mut path, base, &arrivals, now).unwrap();
+            told = path.take_lost().to_vec();
+            assert!(path.take_lost().is_empty());
+            report(&mut path, base, &arrivals, now).unwrap();
+            assert!(path.take_lost().is_empty(), "nothing new");
+        }
+        told
+    };
+    assert_eq!(told(150), [SequenceNumber(1_907)]);
+    assert_eq!(told(40), [], "a request comes soon");
 }
 
 #[test]
@@ -423,7 +454,7 @@ fn time_to_leave(path: &mut Path, packets: usize, from: Micros) -> u64 {
     loop {
         let mut allowance = path.allowance_of_waiting(now);
         while left > 0 && allowance > 0 {
-            Leaving { path, now, cluster: 0 }.left(false, Ssrc(10), SequenceNumber(0), 1200);
+            Leaving { path, now, cluster: 0 }.left(false, false, Ssrc(10), SequenceNumber(0), 1200);
             (allowance, left) = (allowance - 1200, left - 1);
         }
         if left == 0 {
@@ -496,7 +527,7 @@ struct Session {
 impl Session {
     fn new(numbered: bool, rtx: bool) -> Session {
         let mut media = config(numbered, rtx, false);
-        media.fec = (numbered && rtx).then_some(FecConfig { red: RED, ulpfec: PayloadType(120) });
+        media.fec = (numbered && rtx).then_some(FecConfig { red: RED, ulpfec: PayloadType(120), red_rtx: None });
         Session::of(media)
     }
 
@@ -565,7 +596,7 @@ fn what_is_repeated_without_rtx_is_bit_by_bit_the_same() {
     let media = session.media(70_000);
     session.peer.forward(0, &media, &[None; 4], &[], AT[0], &mut session.batch).unwrap();
     let first = session.sent();
-    session.peer.retransmit(0, &media, AT[1], &mut session.batch).unwrap();
+    session.peer.retransmit(0, &media, true, AT[1], &mut session.batch).unwrap();
     assert_eq!(session.sent(), first);
     assert_eq!(session.open(first).2, None);
 }
@@ -580,7 +611,7 @@ fn what_has_a_number_is_repeated_by_rtx_with_another_or_not_at_all() {
     assert_eq!((payload_type, &payload[..]), (96, media.payload()));
     let mut rtx_sequence = None;
     for (step, at) in AT.into_iter().enumerate() {
-        session.peer.retransmit(0, &media, at, &mut session.batch).unwrap();
+        session.peer.retransmit(0, &media, true, at, &mut session.batch).unwrap();
         let again = session.sent();
         let (payload_type, sequence_of_rtx, number_of_rtx, payload) = session.open(again);
         assert_eq!((payload_type, number_of_rtx), (97, Some(number.wrapping_add(1 + step as u16))));
@@ -592,7 +623,7 @@ fn what_has_a_number_is_repeated_by_rtx_with_another_or_not_at_all() {
     let media = session.media(70_000);
     session.peer.forward(0, &media, &[None; 4], &[], AT[0], &mut session.batch).unwrap();
     session.batch.clear();
-    assert_eq!(session.peer.retransmit(0, &media, AT[1], &mut session.batch), Err(DropReason::NackTooOld));
+    assert_eq!(session.peer.retransmit(0, &media, true, AT[1], &mut session.batch), Err(DropReason::NackTooOld));
     assert!(session.batch.is_empty());
 }
 
@@ -688,7 +719,7 @@ fn fec_packets_stand_among_the_others_and_what_is_lost_can_be_computed() {
     let (number, of_fec) = (all[6].0.sequence_number, fec_header.sequence_number);
     assert_eq!(session.peer.senders[0].origin(number).map(|(_, sequence)| sequence), Some(media[2].sequence));
     assert_eq!(session.peer.senders[0].origin(of_fec), None);
-    session.peer.retransmit(0, &media[2], AT[1], &mut session.batch).unwrap();
+    session.peer.retransmit(0, &media[2], true, AT[1], &mut session.batch).unwrap();
     let again = opened(&mut session).remove(0);
     let header = Header::parse(&again).unwrap();
     assert_eq!((header.payload_type, &again[header.header_len..][..2]), (RTX, &number.0.to_be_bytes()[..]));
@@ -707,7 +738,7 @@ fn what_is_told_by_stream_is_told_of_media_retransmissions_and_probes() {
         let packet = session.sent();
         numbers.push(session.open(packet));
         if step == 1 {
-            session.peer.retransmit(0, &media, AT[0], &mut session.batch).unwrap();
+            session.peer.retransmit(0, &media, true, AT[0], &mut session.batch).unwrap();
         } else if step == 2 {
             assert_eq!(session.peer.probing_sender(), Some(0));
             session.peer.probe(0, None, 7, AT[0], &mut session.batch).unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mem::{Arena, Slots};
-use crate::rtp::config::{Feedback, Format, Mid, Rid};
+use crate::rtp::config::{FecConfig, Feedback, Format, Mid, Rid};
 use crate::rtp::rewrite::{History, Rewriter, Target};
 use crate::units::PayloadType;
 use crate::wire::extension::ExtensionMap;
@@ -10,6 +10,9 @@ use crate::wire::vectors;
 
 const MEDIA: PayloadType = PayloadType(96);
 const RTX: PayloadType = PayloadType(97);
+const RED: PayloadType = PayloadType(100);
+const RED_RTX: PayloadType = PayloadType(101);
+const ULPFEC: PayloadType = PayloadType(122);
 const RID_ID: u8 = 4;
 const REPAIRED_RID_ID: u8 = 5;
 const DEPENDENCY_ID: u8 = 6;
@@ -47,7 +50,7 @@ impl Scene {
             direction: Direction::RecvOnly,
             codecs: ArrayVec::from_iter([codec]),
             extensions,
-            fec: None,
+            fec: Some(FecConfig { red: RED, ulpfec: ULPFEC, red_rtx: Some(RED_RTX) }),
             remote_streams: ArrayVec::new(),
             rids: rids.iter().map(|rid| Rid::from(rid).unwrap()).collect(),
             local_stream: None,
@@ -57,7 +60,7 @@ impl Scene {
         Scene {
             inbound: Inbound::new(&[media], &[TrackId::default()]),
             metrics: WorkerMetrics::default(),
-            slots: Arena::leak(64),
+            slots: Arena::leak(512),
             rewriter,
             history: History::default(),
             number: 0,
@@ -215,4 +218,162 @@ fn references_to_nowhere_are_bounded_and_change_no_layer() {
     assert_eq!(next(&far, &key.payload), (true, 0, true, (1, 2)));
     let chains = [0x80 | template, 0, 3, 0b0000_1111, 0xff, 0xff, 0xff, 0xff];
     assert_eq!(next(&chains, &key.payload), (true, 0, true, (1, 2)));
+}
+
+/// Media and FEC packets of GStreamer in RED, as they would come from a publisher: number, whether it is media, bytes.
+fn protected() -> Vec<(u16, bool, Vec<u8>)> {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/ulpfec.txt"));
+    let bytes = |line: &str| -> Vec<u8> {
+        (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).expect("hexadecimal")).collect()
+    };
+    // Of two streams, the first.
+    let all: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(bytes).collect();
+    let number = |packet: &[u8]| u16::from_be_bytes([packet[2], packet[3]]);
+    let first = all.windows(2).position(|pair| number(&pair[1]) != number(&pair[0]).wrapping_add(1)).map_or(all.len(), |at| at + 1);
+    let in_red = |packet: &Vec<u8>| {
+        let inner = packet[1] & 0x7f;
+        let mut red = packet[..12].to_vec();
+        red[1] = packet[1] & 0x80 | RED.0;
+        red.push(inner);
+        red.extend_from_slice(&packet[12..]);
+        (number(packet), inner == MEDIA.0, red)
+    };
+    all.iter().take(first).map(in_red).collect()
+}
+
+impl Scene {
+    /// A publisher of VP8 that may send FEC: it describes its frames in the payload alone.
+    fn protected() -> Scene {
+        let mut scene = Scene::new(Codec::Vp8, &[], Target::all(0));
+        scene.inbound.lines[0].config.extensions.clear(ExtensionKind::DependencyDescriptor);
+        scene
+    }
+
+    /// What comes of a packet: what it brought along, then itself.
+    fn raw(&mut self, bytes: &[u8]) -> Result<Vec<Media>, DropReason> {
+        let mut packet = self.slots.take().expect("a slot");
+        packet.fill(bytes);
+        let media = self.inbound.receive(packet, NOW, &self.metrics)?;
+        let mut all: Vec<Media> = std::mem::take(&mut self.inbound.recovered).into_iter().collect();
+        all.push(media);
+        Ok(all)
+    }
+
+    fn missing(&self) -> Vec<u16> {
+        self.inbound.streams[0].missing.sequences().map(|sequence| sequence.number().0).collect()
+    }
+}
+
+/// From FEC packets of another encoder: each packet is lost once, and comes all the same, without having been asked for.
+#[test]
+fn a_lost_packet_is_computed_from_the_fec_packets_behind_it() {
+    let packets = protected();
+    let begins = packets.iter().position(|(_, is_media, _)| !is_media).expect("a FEC packet") + 1;
+    let mut computed = 0;
+    for lost in begins..packets.len() {
+        if !packets[lost].1 {
+            continue;
+        }
+        let mut scene = Scene::protected();
+        let mut came = std::collections::BTreeMap::new();
+        for (_, _, bytes) in packets.iter().enumerate().filter(|(index, _)| *index != lost).map(|(_, packet)| packet) {
+            for media in scene.raw(bytes).expect("taken") {
+                let (marker, time) = (media.marker, media.timestamp);
+                let again = came.insert(media.sequence, (media.payload().to_vec(), marker, time, media.picture.picture_id));
+                assert!(again.is_none(), "{:?} came twice", media.sequence);
+            }
+        }
+        let count = scene.metrics.get(Counter::FecRecovered);
+        computed += count;
+        if count == 0 {
+            // The stream ends before its FEC packet does, or that one has gone too.
+            assert_eq!(scene.missing(), [packets[lost].0]);
+            continue;
+        }
+        assert_eq!((count, scene.missing().len(), came.len()), (1, 0, packets.len()), "packet {lost}");
+        for ((number, is_media, bytes), (sequence, (payload, marker, time, _))) in packets.iter().zip(&came) {
+            assert_eq!(sequence.number().0, *number);
+            let expected = if *is_media { &bytes[13..] } else { &[] };
+            assert_eq!((&payload[..], *marker), (expected, *is_media && bytes[1] & 0x80 != 0), "packet {number}");
+            assert_eq!(time.0.to_be_bytes(), bytes[4..8]);
+        }
+        // If it comes after all it is a duplicate; until then it counts as lost.
+        assert_eq!(scene.inbound.streams[0].reception.lost(), 1);
+        assert_eq!(scene.raw(&packets[lost].2).map(|media| media.len()), Err(DropReason::Duplicate));
+        assert_eq!(scene.inbound.streams[0].reception.lost(), 0);
+    }
+    assert!(computed > 20, "{computed}");
+}
+
+/// Nobody sends a FEC packet again: it must not be asked for, nor a key frame in its place.
+#[test]
+fn a_lost_fec_packet_is_missed_by_nobody() {
+    let packets = protected();
+    let fec: Vec<usize> = (0..packets.len()).filter(|index| !packets[*index].1).collect();
+    let mut passed = 0;
+    // The first says that there are any.
+    for lost in fec.iter().skip(1) {
+        let mut scene = Scene::protected();
+        let mut numbers = Vec::new();
+        for (_, _, bytes) in packets.iter().enumerate().filter(|(index, _)| index != lost).map(|(_, packet)| packet) {
+            numbers.extend(scene.raw(bytes).expect("taken").iter().map(|media| media.sequence.number().0));
+        }
+        let (missing, after) = (scene.missing(), packets.get(lost + 1));
+        // Inside of a picture nobody can tell what is missing.
+        if after.is_none() || !missing.is_empty() {
+            continue;
+        }
+        let expected: Vec<u16> = packets.iter().map(|(number, ..)| *number).collect();
+        numbers.sort_by_key(|number| number.wrapping_sub(expected[0]));
+        assert_eq!(numbers, expected, "in its place a packet of nothing");
+        assert_eq!(scene.raw(&packets[*lost].2).map(|media| media.len()), Err(DropReason::Duplicate));
+        passed += 1;
+    }
+    assert!(passed > 3, "{passed} of {}", fec.len());
+}
+
+/// FEC packets of a liar: bounded, counted, and nothing is made of them that its codec does not know.
+#[test]
+fn fec_that_makes_no_sense_is_counted() {
+    let packets = protected();
+    let mut scene = Scene::protected();
+    let begins = packets.iter().position(|(_, is_media, _)| !is_media).expect("a FEC packet") + 1;
+    let media = begins + packets[begins..].iter().position(|(_, is_media, _)| *is_media).expect("more");
+    for (_, _, bytes) in &packets[..=media] {
+        scene.raw(bytes).expect("taken");
+    }
+    let last = packets[media].0;
+    let fec = |number: u16, payload: &[u8]| {
+        let mut bytes = packets[begins - 1].2[..13].to_vec();
+        bytes[2..4].copy_from_slice(&number.to_be_bytes());
+        [&bytes[..], payload].concat()
+    };
+    let taken = |scene: &mut Scene, bytes: &[u8]| scene.raw(bytes).map(|all| all.iter().map(Media::payload).all(<[u8]>::is_empty));
+    // Of nothing, cut short, of itself, of what is far away.
+    let mut number = last;
+    for payload in [&[][..], &[0; 9], &[0; 14], &[0x80; 40]] {
+        number = number.wrapping_add(1);
+        assert_eq!(taken(&mut scene, &fec(number, payload)), Ok(true));
+    }
+    assert_eq!(scene.metrics.dropped(DropReason::FecMalformed), 4);
+    // What it says is missing would be a packet longer than itself.
+    let missing = number.wrapping_add(1).to_be_bytes();
+    number = number.wrapping_add(2);
+    let lie = [0, 96, missing[0], missing[1], 0, 0, 0, 0, 0xff, 0xff, 0, 4, 0x80, 0, 1, 2, 3, 4];
+    assert_eq!(taken(&mut scene, &fec(number, &lie)), Ok(true));
+    assert_eq!(scene.metrics.dropped(DropReason::FecMalformed), 5);
+    // Or of another codec.
+    let missing = number.wrapping_add(1).to_be_bytes();
+    number = number.wrapping_add(2);
+    let other = [0, 50, missing[0], missing[1], 0, 0, 0, 0, 0, 4, 0, 4, 0x80, 0, 1, 2, 3, 4];
+    assert_eq!(taken(&mut scene, &fec(number, &other)), Ok(true));
+    assert_eq!((scene.metrics.dropped(DropReason::FecMalformed), scene.metrics.get(Counter::FecRecovered)), (6, 0));
+    // Many that wait for what never comes.
+    for _ in 0..300 {
+        number = number.wrapping_add(3);
+        let base = number.wrapping_sub(2).to_be_bytes();
+        let waits = [0, 96, base[0], base[1], 0, 0, 0, 0, 0, 4, 0, 4, 0xc0, 0, 1, 2, 3, 4];
+        assert_eq!(taken(&mut scene, &fec(number, &waits)), Ok(true));
+    }
+    assert!(scene.slots.available() > 512 - 200, "{}", scene.slots.available());
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn protection(each: u8) -> Protection {
-    let mut protection = Protection::new(FecConfig { red: PayloadType(116), ulpfec: PayloadType(118) });
+    let mut protection = Protection::new(FecConfig { red: PayloadType(116), ulpfec: PayloadType(118), red_rtx: None });
     protection.protect(each);
     protection
 }

@@ -1,6 +1,6 @@
 //! Members come and go: joining a room, coming back after the connection was cut, being asked to leave.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use livekit_protocol as proto;
 use proto::leave_request::Action;
@@ -12,7 +12,6 @@ use super::Director;
 use super::members::{Member, Outbox, enabled_codecs};
 use super::transports::Watching;
 use crate::signal::api::{Attend, Attended, MemberKey, Refusal};
-use crate::units::Micros;
 
 /// Seconds between two pings of a client, and until it takes the connection for dead.
 const PING_INTERVAL: i32 = 5;
@@ -34,7 +33,8 @@ impl Director {
         if !known {
             self.admit(&attend.room)?;
             let room = self.rooms.get(&attend.room);
-            let full = room.map(|room| (room.members.len(), room.settings.members_max)).filter(|(count, max)| *max > 0 && count >= max);
+            let full =
+                room.map(|room| (room.members.len(), room.settings.members_max)).filter(|(count, max)| *max > 0 && count >= max);
             if let Some((_, sessions_max)) = full {
                 return Err(Refusal::RoomFull { room: attend.room, sessions_max });
             }
@@ -73,8 +73,7 @@ impl Director {
             wanted: HashMap::new(),
             viewers: None,
             whip: false,
-            quality: (proto::ConnectionQuality::Excellent, Micros::ZERO),
-            undelivered: VecDeque::new(),
+            quality: None,
         };
         info!(room, identity, client = %client, single = member.single, user_agent = member.user_agent, "member joined");
         let entered = self.room_mut(&room);
@@ -152,7 +151,8 @@ impl Director {
         info!(room = key.room, identity = key.identity, "member came back");
         // What happened meanwhile.
         let members = self.rooms.get(&key.room).into_iter().flat_map(|room| room.members.values());
-        let participants: Vec<_> = members.filter(|other| !other.hidden() || other.sid == sid).map(|other| other.info(epoch)).collect();
+        let participants: Vec<_> =
+            members.filter(|other| !other.hidden() || other.sid == sid).map(|other| other.info(epoch)).collect();
         let room = self.room_info(&key.room);
         if let Some(member) = self.member_mut(&key.room, &key.identity) {
             member.tell(Message::Update(proto::ParticipantUpdate { participants }));
@@ -197,6 +197,7 @@ impl Director {
         if member.state != State::Active {
             member.state = State::Active;
             self.tell_of(&room, &identity);
+            self.tell_of_arrival(&room, &identity);
         }
     }
 }

@@ -3,11 +3,13 @@
 //! A track has a shard on its publisher's worker and on each worker with a subscriber of it; the publisher's worker knows which
 //! those are. Both follow from counting subscribers per worker here. Who may be fed from what is decided elsewhere (`rooms`, `members`).
 
+use arrayvec::ArrayVec;
+
 use super::{Director, State};
-use crate::limits::{TRACK_CACHE, WORKERS_MAX};
+use crate::limits::{QUALITIES_MAX, TRACK_CACHE, WORKERS_MAX};
 use crate::peer::send::Binding;
 use crate::room::shard::{Shard, Subscriber};
-use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
+use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind, Rid};
 use crate::signal::negotiate::Agreed;
 use crate::units::{PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
@@ -19,6 +21,7 @@ pub(super) struct Track {
     pub kind: MediaKind,
     /// Simulcast encodings that were agreed on; at least one.
     encodings: usize,
+    pub rids: ArrayVec<Rid, QUALITIES_MAX>,
     pub codec: CodecConfig,
     /// The publisher's worker, once claimed: where the owning shard is.
     owner: Option<WorkerId>,
@@ -49,8 +52,8 @@ impl Director {
         self.track_generation = self.track_generation.wrapping_add(1);
         let id = TrackId { slot, generation: self.track_generation };
         let encodings = media.rids.len().max(media.remote_streams.len());
-        let subscribers = [0; WORKERS_MAX];
-        self.tracks.insert(slot, Track { id, publisher, kind: media.kind, encodings, codec, owner: None, subscribers });
+        let (kind, rids, subscribers) = (media.kind, media.rids.clone(), [0; WORKERS_MAX]);
+        self.tracks.insert(slot, Track { id, publisher, kind, encodings, rids, codec, owner: None, subscribers });
         Some(id)
     }
 

@@ -105,7 +105,7 @@ impl Director {
         (0..QUALITIES_MAX as u8).filter(|quality| layers.flows(*quality)).map(|quality| view(quality, &layers)).collect()
     }
 
-    /// The publisher's encodings that nobody is sent, has asked for by name, or would be given next. Never among them: the one that
+    /// The publisher's encodings that nobody is sent or records, has asked for by name, or would be given next. Never among them: the one that
     /// takes least, so that there is something for whoever comes, and what has not flowed yet.
     pub(super) fn unwatched(&self, session: &Session, now: Micros) -> Vec<String> {
         let layers = session.stats.layers.filter(|layers| session.part == Part::Publisher && !layers.scalable());
@@ -118,7 +118,11 @@ impl Director {
         let mut rising: Vec<u8> = (0..names.len().min(QUALITIES_MAX) as u8).filter(|quality| layers.known(*quality) > 0).collect();
         rising.sort_by_key(|quality| layers.known(*quality));
         let viewers = room.viewers.iter().filter_map(|slot| self.sessions.get(slot));
-        let watched = viewers.fold(0, |watched, viewer| watched | viewer.watches(&rising, now));
+        let mut watched = viewers.fold(0, |watched, viewer| watched | viewer.watches(&rising, now));
+        if self.is_recorded(session.id) {
+            // Whatever it is told to record: it goes over to the best where that does not flow.
+            watched = u8::MAX;
+        }
         let rest = rising.into_iter().skip(1).filter(|quality| watched >> quality & 1 == 0);
         rest.filter_map(|quality| names.get(quality as usize).cloned()).collect()
     }

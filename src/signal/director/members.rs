@@ -4,7 +4,7 @@
 //! ([`super::transports`]); a WHIP publisher is a member too, one that is told nothing. What is said here is said in LiveKit's
 //! messages, which every client of a room understands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use livekit_protocol as proto;
@@ -92,9 +92,8 @@ pub(super) struct Member {
     /// Who may watch its tracks: none: everybody; else by identity the sids, empty for all.
     pub viewers: Option<BTreeMap<String, BTreeSet<String>>>,
     pub whip: bool,
-    pub quality: (proto::ConnectionQuality, Micros),
-    /// Data that its peer connection is not ready for.
-    pub undelivered: VecDeque<(bool, std::sync::Arc<[u8]>)>,
+    /// What was last told of its connection.
+    pub quality: Option<proto::ConnectionQuality>,
 }
 
 impl Member {
@@ -222,15 +221,18 @@ impl Director {
         }
     }
 
-    /// Whether anything of a room is being recorded.
-    pub(super) fn is_recorded(&self, room: &Room) -> bool {
-        let Some(source) = &self.tap else { return false };
-        room.publishers().filter_map(|slot| self.sessions.get(&slot)).any(|session| source.open.contains(&session.id))
+    /// LiveKit's id of a track.
+    pub(super) fn sid_of(&self, room: &str, track: TrackId) -> Option<String> {
+        let publications = self.rooms.get(room)?.members.values().flat_map(|member| &member.publications);
+        publications
+            .into_iter()
+            .find(|publication| publication.track == Some(track))
+            .map(|publication| publication.info.sid.clone())
     }
 
     pub(super) fn room_info(&self, name: &str) -> Option<proto::Room> {
         let room = self.rooms.get(name)?;
-        Some(room.info(name, self.settings.epoch, self.is_recorded(room)))
+        Some(room.info(name, self.settings.epoch, self.records(room)))
     }
 
     /// A WHIP publisher appears among the members, with its tracks.
@@ -281,12 +283,23 @@ impl Director {
             wanted: HashMap::new(),
             viewers: None,
             whip: true,
-            quality: (proto::ConnectionQuality::Excellent, Micros::ZERO),
-            undelivered: VecDeque::new(),
+            quality: None,
         };
         self.room_mut(&room).members.insert(identity.clone(), member);
         self.tell_of(&room, &identity);
+        self.tell_of_arrival(&room, &identity);
         self.resubscribe(&room);
+    }
+
+    /// Tells the application who has come, and what it publishes.
+    pub(super) fn tell_of_arrival(&self, room: &str, identity: &str) {
+        let Some(member) = self.member(room, identity) else { return };
+        let info = member.info(self.settings.epoch);
+        let tracks: Vec<_> = info.tracks.clone();
+        self.happened("participant_joined", room, Some(info.clone()), None);
+        for track in tracks {
+            self.happened("track_published", room, Some(info.clone()), Some(track));
+        }
     }
 
     /// A session has ended: what it was to its room ends too.
@@ -318,10 +331,15 @@ impl Director {
         member.version += 1;
         let mut info = member.info(epoch);
         info.disconnect_reason = reason as i32;
+        for publication in member.publications.iter().filter(|publication| publication.track.is_some()) {
+            self.happened("track_unpublished", room, Some(info.clone()), Some(publication.info.clone()));
+        }
+        self.happened("participant_left", room, Some(info.clone()), None);
         if !member.hidden() {
             self.tell_room(room, &Message::Update(proto::ParticipantUpdate { participants: vec![info] }));
         }
         self.resubscribe(room);
+        self.tell_qualities(room);
         self.set_stage(room);
         self.tidy_room(room);
     }

@@ -4,7 +4,7 @@
 use livekit_protocol as proto;
 use proto::signal_response::Message;
 
-use super::Director;
+use super::{Director, Part};
 use crate::limits::QUALITIES_MAX;
 use crate::rtp::config::{MediaConfig, MediaKind};
 use crate::rtp::layers::Choice;
@@ -45,6 +45,36 @@ impl Director {
         Some(by_size(&publication.info, wanted.size))
     }
 
+    /// Tells a room how good a member's connection is, if that has changed.
+    pub(super) fn note_quality(&mut self, slot: u32) {
+        use proto::ConnectionQuality::{Excellent, Good, Poor};
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let Part::Member { identity } = session.part.clone() else { return };
+        let room = session.room.clone();
+        let Some(member) = self.member(&room, &identity) else { return };
+        let sessions = [member.publisher, member.subscriber].into_iter().flatten().filter_map(|slot| self.sessions.get(&slot));
+        let (mut loss, mut round_trip) = (0.0f64, 0);
+        for session in sessions {
+            let path = session.stats.path;
+            loss = loss.max(session.loss_in).max(path.map_or(0.0, |path| path.loss));
+            round_trip = round_trip.max(session.stats.inbound.round_trip.0).max(path.map_or(0, |path| path.round_trip.0));
+        }
+        let quality = match (loss, round_trip) {
+            (loss, round_trip) if loss < 0.02 && round_trip < 250_000 => Excellent,
+            (loss, round_trip) if loss < 0.06 && round_trip < 500_000 => Good,
+            _ => Poor,
+        };
+        let Some(member) = self.member_mut(&room, &identity).filter(|member| member.quality != Some(quality)) else { return };
+        member.quality = Some(quality);
+        let score = [4.5, 3.5, 2.0][match quality {
+            Excellent => 0,
+            Good => 1,
+            _ => 2,
+        }];
+        let info = proto::ConnectionQualityInfo { participant_sid: member.sid.clone(), quality: quality as i32, score };
+        self.tell_room(&room, &Message::ConnectionQuality(proto::ConnectionQualityUpdate { updates: vec![info] }));
+    }
+
     /// The index of the encoding that is of a quality; the best where there is but one.
     fn encoding_of(&self, track: TrackId, quality: u8) -> u8 {
         let Some(media) = self.media_of(track) else { return u8::MAX };
@@ -65,8 +95,12 @@ impl Director {
         let mut changed = Vec::new();
         for member in room.members.values().filter(|member| !member.whip) {
             for publication in &member.publications {
-                let Some(track) = publication.track.filter(|_| publication.info.r#type == proto::TrackType::Video as i32) else { continue };
-                let feeds = |slot: &u32| self.sessions.get(slot).is_some_and(|session| session.feeds.iter().any(|feed| feed.track == track));
+                let Some(track) = publication.track.filter(|_| publication.info.r#type == proto::TrackType::Video as i32) else {
+                    continue;
+                };
+                let feeds = |slot: &u32| {
+                    self.sessions.get(slot).is_some_and(|session| session.feeds.iter().any(|feed| feed.track == track))
+                };
                 let fed = room.members.values().filter(|other| other.subscriber.as_ref().is_some_and(feeds));
                 let best = fed.filter_map(|other| self.quality_wanted(name, &other.identity, track)).max();
                 // Viewers without an account of what they want get all.

@@ -9,13 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::feeds::line_for;
 use super::members::Member;
 use super::{Director, Part, Session};
-use crate::limits::{ROOMS_RECORDED_MAX, SPEAKERS_MAX};
+use crate::limits::SPEAKERS_MAX;
 use crate::room::speaker::Speakers;
 use crate::rtp::level::{STEP, STEPS};
-use crate::signal::api::{Recorded, Refusal};
-use crate::units::{Micros, PeerId, TrackId, WorkerId};
-use crate::worker::mail::Command;
-use crate::worker::tap::{Notice, TappedTrack};
+use crate::units::{Micros, TrackId};
 
 /// The sessions of one name.
 pub(super) struct Room {
@@ -89,6 +86,7 @@ impl Director {
         if !self.rooms.contains_key(name) {
             let sid = format!("RM_{}", self.token(12));
             self.rooms.insert(name.to_owned(), Room::new(sid, now));
+            self.happened("room_started", name, None, None);
         }
         self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(String::new(), now))
     }
@@ -127,14 +125,14 @@ impl Director {
         let RoomSettings { made, empty_timeout, departure_timeout, .. } = room.settings;
         let stays = if room.used { departure_timeout } else { empty_timeout };
         if !made || now.since(since) >= stays.0 {
+            self.happened("room_finished", name, None, None);
             self.rooms.remove(name);
         }
     }
 
     /// Ends empty rooms whose time has come.
     pub(super) fn tidy_rooms(&mut self) {
-        let empty: Vec<String> =
-            self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
+        let empty: Vec<String> = self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
         empty.iter().for_each(|name| self.tidy_room(name));
     }
 
@@ -228,78 +226,14 @@ impl Director {
         self.let_flow(slot);
     }
 
-    /// Taps a publisher's tracks if its room is one of those to be tapped.
-    fn open_tap(&mut self, slot: u32, worker: WorkerId) {
-        let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) else { return };
-        let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| source.wants(&session.room)) else { return };
-        let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
-        let tracks: Vec<TappedTrack> = tracks.map(|track| TappedTrack { id: track.id, codec: track.codec }).collect();
-        if tracks.is_empty() {
-            return;
-        }
-        // The reader first: it would not know what packets of unknown tracks are.
-        let (room, name) = (session.room.clone(), session.name.clone());
-        source.open.insert(session.id);
-        source.tell(Notice::Opened { publisher: session.id, owner: worker, room, session: name, tracks: tracks.clone() });
-        for track in tracks {
-            office.send(Command::Tap { track: track.id });
-        }
-    }
-
-    pub(super) fn close_tap(&mut self, publisher: PeerId) -> bool {
-        let Some(source) = self.tap.as_mut().filter(|source| source.open.contains(&publisher)) else { return false };
-        source.open.remove(&publisher);
-        source.tell(Notice::Closed { publisher });
-        true
-    }
-
-    /// Has whoever publishes in a room recorded, whoever comes too, until [`Director::stop_recording`].
-    pub(super) fn start_recording(&mut self, room: String) -> Result<Recorded, Refusal> {
-        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
-        if source.requested.len() >= ROOMS_RECORDED_MAX && !source.requested.contains(&room) {
-            return Err(Refusal::Busy);
-        }
-        source.requested.insert(room.clone());
-        let open = |director: &Director, id| director.tap.as_ref().is_some_and(|source| source.open.contains(&id));
-        let mut publishing = false;
-        for (slot, id, worker) in self.publishing(&room) {
-            if !open(self, id) {
-                self.open_tap(slot, worker);
-            }
-            publishing |= open(self, id);
-        }
-        Ok(Recorded { room, publishing })
-    }
-
-    /// The sessions of a room that publish and have a worker.
-    fn publishing(&self, room: &str) -> Vec<(u32, PeerId, WorkerId)> {
-        let publishers = self.rooms.get(room).into_iter().flat_map(Room::publishers);
-        let sessions = publishers.filter_map(|slot| self.sessions.get(&slot));
-        sessions.filter_map(|session| Some((session.id.slot, session.id, session.worker?))).collect()
-    }
-
-    /// Ends that, and the recording of who publishes now, by whatever it was begun.
-    pub(super) fn stop_recording(&mut self, room: &str) -> Result<(), Refusal> {
-        let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
-        let mut any = source.requested.remove(room);
-        for (slot, id, worker) in self.publishing(room) {
-            if !self.close_tap(id) {
-                continue;
-            }
-            any = true;
-            let tracks = self.sessions.get(&slot).map(|session| session.tracks.clone()).unwrap_or_default();
-            if let Some(office) = self.workers.get_mut(worker.0 as usize) {
-                tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
-            }
-        }
-        if any { Ok(()) } else { Err(Refusal::NotRecorded { room: room.to_owned() }) }
-    }
-
     /// Undoes [`Director::connect_media`].
     pub(super) fn disconnect_media(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
         let (publisher, tracks, room) = (session.id, session.tracks.clone(), session.room.clone());
         self.close_tap(publisher);
+        if let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) {
+            source.sessions.remove(&session.name);
+        }
         self.starve_all(slot);
         for id in tracks {
             if let Some(room) = self.rooms.get_mut(&room) {

@@ -109,17 +109,19 @@ impl Director {
             .zip(&session.sources)
             .map(|(track, (mid, source))| (*track, source.clone(), received.clone().find(|media| media.mid == *mid).cloned()))
             .collect();
+        let epoch = self.settings.epoch;
         let Some(member) = self.member_mut(room, identity).filter(|member| member.publisher == Some(slot)) else { return };
         let before = member.publications.len();
         let alive = |track: TrackId| sent.iter().any(|(other, ..)| *other == track);
         let mut changed = false;
-        let mut unpublished = Vec::new();
+        let (mut unpublished, mut published) = (Vec::new(), Vec::new());
         member.publications.retain(|publication| {
             let gone = publication.track.is_some_and(|track| !alive(track));
             // A client that changes a track's codec or its m-line names it as before.
-            let again = gone && sent.iter().any(|(_, source, _)| source.as_ref().is_some_and(|name| publication.cids.contains(name)));
+            let again =
+                gone && sent.iter().any(|(_, source, _)| source.as_ref().is_some_and(|name| publication.cids.contains(name)));
             if gone && !again {
-                unpublished.push(publication.info.sid.clone());
+                unpublished.push(publication.info.clone());
             }
             !gone || again
         });
@@ -130,7 +132,8 @@ impl Director {
             }
             let Some(media) = media else { continue };
             let kind = if media.kind == MediaKind::Audio { proto::TrackType::Audio } else { proto::TrackType::Video } as i32;
-            let free = |publication: &Publication| publication.track.is_none_or(|track| !alive(track)) && publication.info.r#type == kind;
+            let free =
+                |publication: &Publication| publication.track.is_none_or(|track| !alive(track)) && publication.info.r#type == kind;
             let named = |publication: &Publication| source.as_ref().is_some_and(|name| publication.cids.contains(name));
             let publications = &member.publications;
             // Some clients' SDP has names of its own: then it is the first that waits.
@@ -143,10 +146,17 @@ impl Director {
             publication.told = None;
             publication.info.mid = media.mid.to_string();
             publication.info.mime_type = media.codecs.first().map_or("", mime).to_owned();
+            published.push(publication.info.clone());
             changed = true;
         }
-        for track_sid in unpublished {
+        for info in &unpublished {
+            let track_sid = info.sid.clone();
             member.tell(Message::TrackUnpublished(proto::TrackUnpublishedResponse { track_sid }));
+        }
+        if member.state == proto::participant_info::State::Active {
+            let info = member.info(epoch);
+            published.into_iter().for_each(|track| self.happened("track_published", room, Some(info.clone()), Some(track)));
+            unpublished.into_iter().for_each(|track| self.happened("track_unpublished", room, Some(info.clone()), Some(track)));
         }
         if changed {
             self.tell_of(room, identity);
@@ -220,7 +230,8 @@ impl Director {
                 };
                 let sids: BTreeSet<String> = permission.track_sids.iter().cloned().collect();
                 // No tracks named: none, unless all are meant.
-                (permission.all_tracks || !sids.is_empty()).then(|| (identity, if permission.all_tracks { BTreeSet::new() } else { sids }))
+                (permission.all_tracks || !sids.is_empty())
+                    .then(|| (identity, if permission.all_tracks { BTreeSet::new() } else { sids }))
             });
             named.take(crate::limits::MEMBERS_NAMED_MAX).collect()
         });

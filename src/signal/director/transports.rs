@@ -13,6 +13,7 @@ use super::{Director, Opening, Part};
 use crate::limits::MEDIA_PER_PEER;
 use crate::peer::Growth;
 use crate::rtp::config::{CodecConfig, Direction, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::signal::handshakes::Order;
 use crate::signal::negotiate::{self, Agreed, Msid, NegotiateError, OwnLine, Standing, Ways};
 use crate::units::{Ssrc, TrackId};
 use crate::worker::mail::{Command, IcePassword, Ufrag};
@@ -158,6 +159,7 @@ impl Director {
         self.attach(room, identity, slot);
         // What came meanwhile.
         self.resubscribe_member(room, identity);
+        self.tell_qualities(room);
     }
 
     #[allow(clippy::type_complexity)]
@@ -302,8 +304,12 @@ impl Director {
         let media: Vec<MediaConfig> = received.iter().chain(sent).cloned().collect();
         let growth = Box::new(Growth::new(&media, &tracks, &lines[count..], count, seed));
         let changed = self.sessions.get(&slot).is_some_and(|session| session.tracks != tracks);
+        let data = agreed.data;
         if let Some(session) = self.sessions.get_mut(&slot) {
             (session.tracks, session.sources, session.lines, session.agreed) = (tracks, sources, lines, agreed);
+        }
+        if let Some(data) = data {
+            self.order(id, Order::AgreeData { peer: id, data });
         }
         self.deliver(slot, growth);
         for (_, track) in before {
@@ -451,6 +457,7 @@ impl Director {
                 if let Some(member) = self.member_mut(room, identity) {
                     member.subscriber = Some(slot);
                 }
+                self.open_channels(slot);
                 slot
             }
         };
@@ -461,6 +468,7 @@ impl Director {
                 self.apply_wish(room, identity, track);
             }
         }
+        self.tell_qualities(room);
         if self.member(room, identity).is_some_and(|member| member.watching.stale || member.watching.restart) {
             self.resubscribe_member(room, identity);
         }

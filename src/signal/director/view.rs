@@ -16,6 +16,9 @@ impl Session {
         let rate = |new: u64, old: u64| (new.saturating_sub(old) as u128 * 8_000_000 / elapsed) as u64;
         self.bitrate_in = rate(stats.inbound.octets, self.stats.inbound.octets);
         self.bitrate_out = rate(stats.outbound.octets, self.stats.outbound.octets);
+        let lost = stats.inbound.lost.saturating_sub(self.stats.inbound.lost);
+        let came = stats.inbound.packets.saturating_sub(self.stats.inbound.packets);
+        self.loss_in = lost as f64 / (lost + came).max(1) as f64;
         (self.stats, self.stats_at, self.address) = (stats, now, stats.address.or(self.address));
     }
 }
@@ -37,10 +40,7 @@ impl Director {
                 room: name.clone(),
                 publishers: room.publishers().count(),
                 viewers: room.viewers.len(),
-                recording: self.tap.as_ref().is_some_and(|source| {
-                    let mut publishers = room.publishers().filter_map(|slot| self.sessions.get(&slot));
-                    publishers.any(|session| source.open.contains(&session.id))
-                }),
+                recording: self.records(room),
                 speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
                 sessions: (room.all_sessions().iter())
                     .filter_map(|slot| self.sessions.get(slot))
@@ -88,6 +88,8 @@ impl Director {
             acknowledged_bitrate: path.and_then(|path| path.acknowledged).map(|rate| rate.0),
             loss: path.map(|path| path.loss),
             waiting_bytes: path.map(|path| path.waiting_bytes),
+            freezes: session.seen.map(|seen| seen.freeze_count),
+            frozen_seconds: session.seen.map(|seen| seen.total_freezes_duration),
             bitrate_in: session.bitrate_in,
             bitrate_out: session.bitrate_out,
             packets_in: inbound.packets,
@@ -111,13 +113,13 @@ impl Director {
         media
             .map(|media| {
                 let sends = media.direction == Direction::SendOnly;
-                let codec = if sends {
-                    self.watched_codec(session, media)
-                } else {
-                    media.codecs.first().map(|codec| codec.codec.name())
-                };
+                let codec =
+                    if sends { self.watched_codec(session, media) } else { media.codecs.first().map(|codec| codec.codec.name()) };
+                let own = session.sources.iter().position(|(mid, _)| *mid == media.mid).filter(|_| !sends);
+                let track = own.and_then(|index| session.tracks.get(index)).copied();
                 TrackView {
                     mid: media.mid.to_string(),
+                    sid: track.and_then(|track| self.sid_of(&session.room, track)),
                     kind: kind_name(media.kind),
                     codec,
                     direction: if sends { "out" } else { "in" },

@@ -18,6 +18,11 @@ impl Failure {
         Failure { status, text: text.into(), headers: Vec::new() }
     }
 
+    /// The sentence.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
         self.headers.push((name, value.into()));
         self

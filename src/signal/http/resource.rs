@@ -22,13 +22,14 @@ use http_body::{Body as HttpBody, Frame};
 use super::cors::{self, ACCEPT_PATCH, ACCEPT_POST};
 use super::{Failure, Services};
 use crate::limits;
-use crate::signal::api::{IfMatch, Join, Patched, Purpose, Refusal, SessionPath};
+use crate::signal::api::{IfMatch, Join, Patched, Purpose, Refusal, Seen, SessionPath};
 
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 const ENDPOINT_METHODS: &str = "POST, GET, HEAD, OPTIONS";
 const JSON: &str = "application/json";
 const LAYER_METHODS: &str = "POST, GET, HEAD, OPTIONS";
+const SEEN_METHODS: &str = "POST, OPTIONS";
 const PUBLISHED_METHODS: &str = "GET, HEAD, OPTIONS";
 const SESSION_METHODS: &str = "PATCH, DELETE, GET, HEAD, OPTIONS";
 /// How long the body of a request may take.
@@ -99,6 +100,30 @@ pub async fn layer(services: &Services, path: SessionPath, request: Request) -> 
         Failure::new(StatusCode::BAD_REQUEST, text)
     })?;
     services.handle.layer(path, wish).await?;
+    Ok(no_content(HeaderMap::new()))
+}
+
+/// What a viewer tells of its picture: how often it stood still, and for how long.
+pub async fn seen(services: &Services, path: SessionPath, request: Request) -> Result<Response, Failure> {
+    match *request.method() {
+        Method::OPTIONS => return Ok(cors::preflight(request.headers(), SEEN_METHODS, one(ACCEPT_POST, JSON))),
+        Method::POST => {}
+        _ => return Err(not_allowed(request.method(), SEEN_METHODS, "POST what was seen of the picture, in JSON")),
+    }
+    services.gate.session(request.headers(), &path.room, path.purpose)?;
+    check_session_name(&path)?;
+    check_type(request.headers(), JSON, ACCEPT_POST)?;
+    let bad = |what: String| {
+        let text = format!(
+            "The body does not tell what was seen: {what}. For instance: {{\"freezeCount\":2,\"totalFreezesDuration\":1.5}}"
+        );
+        Failure::new(StatusCode::BAD_REQUEST, text)
+    };
+    let seen: Seen = serde_json::from_str(&text(request).await?).map_err(|error| bad(error.to_string()))?;
+    if seen.total_freezes_duration < 0.0 {
+        return Err(bad("totalFreezesDuration is negative".into()));
+    }
+    services.handle.seen(path, seen).await?;
     Ok(no_content(HeaderMap::new()))
 }
 

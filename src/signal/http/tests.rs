@@ -57,8 +57,21 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                     Ok(())
                 }
             }),
+            Request::Seen { path, seen, reply } => {
+                note(format!("{seen:?}"));
+                reply.send(if path.session == "S-e_1" { Ok(()) } else { Err(Refusal::UnknownSession) });
+            }
             Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::RecordSession { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::StopRecordingSession { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::PauseRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::Attend { attend, reply } => {
+                note(format!("{} {} {}", attend.room, attend.identity, attend.permission.can_publish));
+                reply.send(Err(Refusal::RoomFull { room: attend.room, sessions_max: 3 }));
+            }
+            Request::Room { reply, .. } => reply.send(Err(Refusal::NoSuchRoom { room: "b".into() })),
+            Request::Signal { .. } | Request::Hung { .. } => {}
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
     }
@@ -427,6 +440,29 @@ async fn connections_beyond_the_limit_are_closed() {
     assert!(ask().await.1, "after the first has gone");
     stop();
     serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_viewer_tells_how_often_its_picture_stood_still() {
+    let (router, seen) = server(true);
+    let (path, json) = ("/whep/a/S-e_1/seen", "application/json");
+    let good = r#"{"freezeCount":2,"totalFreezesDuration":1.5}"#;
+    let answer = send(&router, "POST", path, &[("content-type", json)], good).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert_eq!(seen.lock().unwrap().last().unwrap(), "Seen { freeze_count: 2, total_freezes_duration: 1.5 }");
+    for (method, path, content_type, body, status, words) in [
+        ("POST", path, json, r#"{"freezeCount":-1,"totalFreezesDuration":0}"#, 400, "-1"),
+        ("POST", path, json, r#"{"freezeCount":1,"totalFreezesDuration":-0.5}"#, 400, "negative"),
+        ("POST", path, json, r#"{"freezeCount":1,"totalFreezesDuration":1e999}"#, 400, "number out of range"),
+        ("POST", path, json, "{}", 400, "freezeCount"),
+        ("POST", path, "text/plain", good, 415, "takes application/json"),
+        ("GET", path, json, "", 405, "POST what was seen"),
+        ("POST", "/whep/a/other/seen", json, good, 404, "No such session"),
+    ] {
+        let answer = send(&router, method, path, &[("content-type", content_type)], body).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+        assert!(answer.body.contains(words), "{}", answer.body);
+    }
 }
 
 #[tokio::test]

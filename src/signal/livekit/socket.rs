@@ -206,7 +206,9 @@ fn written(message: &proto::SignalResponse, json: bool) -> Message {
 /// None: a frame that says nothing; an error: why the connection cannot go on.
 fn read(message: &Message) -> Result<Option<proto::SignalRequest>, &'static str> {
     match message {
-        Message::Binary(bytes) => proto::SignalRequest::decode(&**bytes).map(Some).map_err(|_| "a message is no SignalRequest in protobuf"),
+        Message::Binary(bytes) => {
+            proto::SignalRequest::decode(&**bytes).map(Some).map_err(|_| "a message is no SignalRequest in protobuf")
+        }
         Message::Text(text) => serde_json::from_str(text).map(Some).map_err(|_| "a message is no SignalRequest in JSON"),
         Message::Close(_) => Ok(None),
         Message::Ping(_) | Message::Pong(_) => Ok(None),

@@ -29,3 +29,13 @@ pub fn write(index: usize, address: SocketAddr) -> String {
     let priority = (126 << 24) | (local << 8) | (256 - 1);
     format!("{} 1 udp {priority} {} {} typ host", index + 1, address.ip().to_canonical(), address.port())
 }
+
+/// The same for TCP, where we wait for the client's connection.
+pub fn write_tcp(foundation: usize, index: usize, address: SocketAddr) -> String {
+    // RFC 6544 §4.2: UDP is preferred by the type preference (90 is libwebrtc's too); of the local preference, 3 bits are for the
+    // direction, 4 for passive ones, and 13 for the rest.
+    let family = if address.is_ipv6() { 0x1000_u32 } else { 0 };
+    let local = (4 << 13) | (family + 0x0fff_u32.saturating_sub(u32::try_from(index).unwrap_or(u32::MAX)));
+    let priority = (90 << 24) | (local << 8) | (256 - 1);
+    format!("{foundation} 1 tcp {priority} {} {} typ host tcptype passive", address.ip().to_canonical(), address.port())
+}

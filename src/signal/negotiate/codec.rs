@@ -178,18 +178,21 @@ fn redundancy(media: &Media, of: &Encoding) -> Option<PayloadType> {
     (media.kind == Some(MediaKind::Audio)).then_some(PayloadType(red.payload_type))
 }
 
-/// RFC 5109 §14.1: ULPFEC for the viewer's video, in RED, if a codec agreed on can be protected ([`crate::rtp::fec`]) and lost packets
-/// of it are sent again as others.
-pub fn fec(media: &Media, agreed: &[AgreedCodec]) -> Option<FecConfig> {
+/// RFC 5109 §14.1: ULPFEC for video, in RED, if a codec agreed on can be protected ([`crate::rtp::fec`]) and lost packets of it are sent
+/// again as others. A publisher sends all its video in RED then, and repeats that: without RTX for it nothing could be asked for again.
+pub fn fec(media: &Media, agreed: &[AgreedCodec], purpose: Purpose) -> Option<FecConfig> {
     let suits = |codec: &AgreedCodec| matches!(codec.config.codec, Codec::Vp8 | Codec::Vp9) && codec.config.rtx.is_some();
     let offered = |name: &str| {
-        let mut encodings = media.encodings.iter();
-        let found = encodings.find(|encoding| {
+        media.encodings.iter().find(|encoding| {
             encoding.name.eq_ignore_ascii_case(name) && encoding.clock_rate == 90_000 && usable(encoding.payload_type)
-        });
-        found.map(|encoding| PayloadType(encoding.payload_type))
+        })
     };
-    let fec = FecConfig { red: offered("red")?, ulpfec: offered("ulpfec")? };
+    let (red, ulpfec) = (offered("red")?, offered("ulpfec")?);
+    let red_rtx = match purpose {
+        Purpose::Publish => Some(retransmission(media, red)?),
+        Purpose::Watch => None,
+    };
+    let fec = FecConfig { red: PayloadType(red.payload_type), ulpfec: PayloadType(ulpfec.payload_type), red_rtx };
     agreed.iter().any(suits).then_some(fec)
 }
 

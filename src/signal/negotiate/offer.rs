@@ -127,9 +127,9 @@ pub struct Offer<'s> {
 }
 
 /// Reads the lines of an offer. Only its length and number of m-lines are judged here.
-pub fn parse_lines(offer: &str) -> Result<sdp_types::Session, NegotiateError> {
-    if offer.len() > limits::SDP_BYTES_MAX {
-        return Err(NegotiateError::TooLong { bytes: offer.len() });
+pub fn parse_lines(offer: &str, bytes_max: usize) -> Result<sdp_types::Session, NegotiateError> {
+    if offer.len() > bytes_max {
+        return Err(NegotiateError::TooLong { bytes: offer.len(), bytes_max });
     }
     let session = sdp_types::Session::parse(offer.as_bytes())
         .map_err(|error| NegotiateError::NotSdp { reason: error.to_string().chars().take(200).collect() })?;

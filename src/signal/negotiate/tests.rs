@@ -49,6 +49,7 @@ fn negotiate_by(offer: &str, purpose: Purpose, policy: &CodecPolicy) -> Result<A
         pwd: "abcdefghijklmnopqrstuvwx",
         fingerprint: &fingerprint,
         candidates: &candidates,
+        tcp_port: None,
         session_id: 77,
         cname: "room",
     };
@@ -95,7 +96,7 @@ fn check_invariants(offer: &str, purpose: Purpose, agreed: &Agreed) {
         assert!(!config.codecs.is_empty());
         let numbers: Vec<u8> = line.fmt.split(' ').map(|number| number.parse().unwrap()).collect();
         let expected = config.codecs.iter().flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx]);
-        let fec = config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]);
+        let fec = config.fec.iter().flat_map(FecConfig::payload_types);
         assert_eq!(numbers, expected.flatten().chain(fec).map(|payload_type| payload_type.0).collect::<Vec<_>>());
         match purpose {
             Purpose::Publish => {
@@ -236,8 +237,31 @@ fn ulpfec_is_agreed_on_for_video_that_can_be_protected() {
             chromium.split_inclusive('\n').filter(|line| !missing.iter().any(|missing| line.contains(missing))).collect();
         assert_eq!(fec(&offer).0, [None, None], "without {missing:?}");
     }
-    let publisher = negotiate(PUBLISHERS[0].1, Purpose::Publish).unwrap();
-    assert!(publisher.media.iter().all(|media| media.fec.is_none()) && !publisher.answer.contains("ulpfec"));
+}
+
+/// A publisher that may send all its video in RED has to be able to repeat that.
+#[test]
+fn a_publishers_ulpfec_is_agreed_on_with_its_retransmission() {
+    let chromium = CHROMIUM.to_owned();
+    let fec = |offer: &str| {
+        let agreed = publish(offer);
+        check_invariants(offer, Purpose::Publish, &agreed);
+        let fec = agreed.media.iter().find_map(|media| media.fec);
+        assert_eq!(agreed.answer.contains("ulpfec"), fec.is_some());
+        (fec, agreed.answer)
+    };
+    let (agreed, answer) = fec(&chromium);
+    let FecConfig { red, ulpfec, red_rtx } = agreed.expect("Chromium offers it");
+    let (red, ulpfec, rtx) = (red.0, ulpfec.0, red_rtx.expect("and its retransmission").0);
+    let lines = format!(
+        "a=rtpmap:{red} red/90000\r\na=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={red}\r\na=rtpmap:{ulpfec} ulpfec/90000\r\n"
+    );
+    assert!(answer.contains(&lines), "{answer}");
+    let apt = format!("apt={red}\r");
+    for missing in ["ulpfec/90000", " red/90000", apt.as_str()] {
+        let offer: String = chromium.split_inclusive('\n').filter(|line| !line.contains(missing)).collect();
+        assert_eq!(fec(&offer).0, None, "without {missing:?}");
+    }
 }
 
 #[test]
@@ -268,7 +292,15 @@ fn a_publisher_gets_the_codec_it_prefers() {
 
 #[test]
 fn policy_limits_the_codecs() {
-    let local = LocalTransport { ufrag: "u", pwd: "p", fingerprint: "f", candidates: &[], session_id: u64::MAX, cname: "c" };
+    let local = LocalTransport {
+        ufrag: "u",
+        pwd: "p",
+        fingerprint: "f",
+        candidates: &[],
+        tcp_port: None,
+        session_id: u64::MAX,
+        cname: "c",
+    };
     let only = |codecs: &[Codec]| answer(CHROMIUM, Purpose::Publish, &local, &mut || 1, &CodecPolicy::new(codecs.iter().copied()));
     let agreed = only(&[Codec::Opus, Codec::Av1]).unwrap();
     assert_eq!(agreed.media[1].codecs[0].codec, Codec::Av1);
@@ -506,7 +538,7 @@ fn sound_is_redundant_where_it_is_offered() {
     assert_eq!(agreed.media[0].codecs[0].red, Some(PayloadType(63)));
     assert!(lines(&agreed.answer, "m=audio")[0].ends_with(" 63 111"), "Chromium repeats itself only where that comes first");
     let plain = publish(&CHROMIUM.replace("a=fmtp:63 111/111", "a=fmtp:63 0/111"));
-    assert_eq!((plain.media[0].codecs[0].red, plain.answer.contains(" red/")), (None, false));
+    assert_eq!((plain.media[0].codecs[0].red, plain.answer.contains(" red/48000")), (None, false));
 }
 
 #[test]
@@ -551,6 +583,7 @@ fn fragments_are_read_and_written() {
         pwd: "abcdefghijklmnopqrstuvwx",
         fingerprint: "",
         candidates: &candidates,
+        tcp_port: None,
         session_id: 0,
         cname: "",
     };
@@ -616,4 +649,36 @@ proptest! {
         let _ = negotiate(&text, Purpose::Publish);
         let _ = parse_fragment(&text);
     }
+}
+
+/// RFC 6544 §4.5 gives the line's form; its priorities must not be above UDP's.
+#[test]
+fn tcp_candidates_follow_those_of_udp() {
+    let candidates: [SocketAddr; 2] = ["192.0.2.1:7882".parse().unwrap(), "[2001:db8::1]:7882".parse().unwrap()];
+    let local = LocalTransport {
+        ufrag: "u",
+        pwd: "p",
+        fingerprint: "f",
+        candidates: &candidates,
+        tcp_port: Some(7881),
+        session_id: 1,
+        cname: "c",
+    };
+    let mut attributes = Vec::new();
+    super::write::write_transport(&mut super::write::Lines(&mut attributes), true, &local, "passive");
+    let lines: Vec<Vec<String>> = attributes
+        .iter()
+        .filter(|attribute| attribute.attribute == "candidate")
+        .map(|attribute| attribute.value.as_deref().unwrap_or_default().split(' ').map(str::to_owned).collect())
+        .collect();
+    let of = |transport: &str| lines.iter().filter(|line| line[2] == transport).collect::<Vec<_>>();
+    let (udp, tcp) = (of("udp"), of("tcp"));
+    assert_eq!(tcp[0][4..], ["192.0.2.1", "7881", "typ", "host", "tcptype", "passive"].map(str::to_owned));
+    assert_eq!(tcp[1][4..], ["2001:db8::1", "7881", "typ", "host", "tcptype", "passive"].map(str::to_owned));
+    let priority = |line: &&Vec<String>| line[3].parse::<u32>().unwrap();
+    assert!(tcp.iter().map(priority).max() < udp.iter().map(priority).min());
+    assert!(priority(&tcp[1]) > priority(&tcp[0]), "IPv6 first");
+    let mut foundations: Vec<&str> = lines.iter().map(|line| line[0].as_str()).collect();
+    foundations.dedup();
+    assert_eq!(foundations.len(), 4);
 }

@@ -10,7 +10,7 @@ use super::offer::{Extmap, Media};
 use super::stream::AgreedRid;
 use super::{DtlsRole, LocalTransport, Msid, candidate};
 use crate::limits;
-use crate::rtp::config::{DataSection, Direction, MediaConfig, MediaKind, StreamPair};
+use crate::rtp::config::{DataSection, Direction, FecConfig, MediaConfig, MediaKind, StreamPair};
 
 /// An accepted m-line, with what its answer repeats from the offer.
 pub struct Accepted {
@@ -129,7 +129,7 @@ fn accepted_media(media: &Media, accepted: &Accepted, sent: Option<&Msid>, commo
         // Redundancy first: Chromium sends it only if it is preferred.
         .flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx])
         .flatten()
-        .chain(config.fec.iter().flat_map(|fec| [fec.red, fec.ulpfec]))
+        .chain(config.fec.iter().flat_map(FecConfig::payload_types))
         .map(|payload_type| payload_type.0.to_string())
         .collect();
     // RFC 8839 §4.2: the default address is that of a candidate.
@@ -168,6 +168,10 @@ fn accepted_media(media: &Media, accepted: &Accepted, sent: Option<&Msid>, commo
     }
     if let Some(fec) = config.fec {
         lines.value("rtpmap", format!("{} red/90000", fec.red.0));
+        if let Some(rtx) = fec.red_rtx {
+            lines.value("rtpmap", format!("{} rtx/90000", rtx.0));
+            lines.value("fmtp", format!("{} apt={}", rtx.0, fec.red.0));
+        }
         lines.value("rtpmap", format!("{} ulpfec/90000", fec.ulpfec.0)); // RFC 5109 §14.1
     }
     write_simulcast(&mut lines, accepted);
@@ -185,6 +189,12 @@ pub fn write_transport(lines: &mut Lines, tagged: bool, local: &LocalTransport, 
     if tagged {
         for (index, address) in local.candidates.iter().enumerate() {
             lines.value("candidate", candidate::write(index, *address));
+        }
+        for (index, address) in local.candidates.iter().enumerate() {
+            if let Some(port) = local.tcp_port {
+                let foundation = local.candidates.len() + index + 1;
+                lines.value("candidate", candidate::write_tcp(foundation, index, SocketAddr::new(address.ip(), port)));
+            }
         }
         lines.flag("end-of-candidates"); // RFC 8840 §8.2
     }

@@ -1,0 +1,3 @@
+//! Ways in besides UDP.
+
+pub mod tcp;
