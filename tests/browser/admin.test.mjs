@@ -27,6 +27,8 @@ const figure = (page, name) => page.$eval(`[data-graph="${name}"] output`, (outp
 test('rooms, sessions, load and events are told as they change', { timeout: 120_000 }, async () => {
   const page = await open(browser, server, '/admin');
   await page.setViewport({ width: 1280, height: 720 });
+  // A page that nobody looks at asks for nothing.
+  await page.emulateFocusedPage(true);
   await until('nobody is here', 10_000, async () => /Nobody is here/.test(await text(page, 'rooms')));
   const publisher = await publish(browser, server, 'lesson', { codec: 'VP8' });
   const viewer = await watch(browser, server, 'lesson');
