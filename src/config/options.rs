@@ -176,7 +176,7 @@ options! {
     record_s3_uploads: usize = 2, "record.s3.uploads", None, (1, limits::UPLOADS_MAX as i64), "2",
         "Recordings that are uploaded at a time, in parts of 8 MiB (larger beyond 80 GiB) that are in memory one by one.";
     webhook_urls: Vec<String> = Vec::new(), "webhook.urls", Some("webhook"), ANY, "[\"https://example.org/livekit\"]",
-        "Addresses that are told of events by POST, as LiveKit's server does: egress_started, egress_updated, egress_ended.";
+        "Addresses that are told of events by POST, as LiveKit's server does: rooms, their participants and tracks, and egresses begin and end (room_started, participant_joined, track_published, egress_ended and so on).";
     webhook_api_key: Option<String> = None, "webhook.api_key", Some("webhook-api-key"), ANY, "\"my-key\"",
         "API key of [keys] that webhooks are signed with. Unset: the first one.";
     log_format: LogFormat = LogFormat::Human, "log.format", Some("log"), ANY, "\"human\"",
