@@ -1,5 +1,5 @@
-//! Two of ours with a network between them that loses, delays and reorders; then peers that are nobody's client. Against stacks that are
-//! not ours: tests/data.rs (str0m), tests/interop/data.test.mjs and tests/browser/data.test.mjs.
+//! Two of ours with a network between them that loses, delays and reorders; then peers that are nobody's client. tests/data.rs has str0m,
+//! aiortc and Chromium on the other side.
 
 use std::sync::Arc;
 
