@@ -91,7 +91,7 @@ pub const RUN_BYTES_MAX: usize = 512 * 1024;
 /// for all.
 pub const RUN_PACKETS: usize = 1024;
 /// Tracks one session can watch or publish at a time; further m-lines are refused.
-pub const MEDIA_PER_PEER: usize = MEDIA_SECTIONS_MAX;
+pub const MEDIA_PER_PEER: usize = 64;
 /// Rooms that are recorded because somebody asked for it; further ones are refused.
 pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
 /// Recordings in one answer of the API, the newest.
@@ -137,8 +137,9 @@ pub const FRAME_DEPENDENCIES: usize = 8;
 /// Packets sent over one path of which it is remembered when they left: more than leave in the time until feedback comes. What is told
 /// of older ones is ignored.
 pub const PATH_HISTORY: usize = 512;
-/// SSRCs of one viewer's media and retransmissions that feedback by stream (RFC 8888) is taken about.
-pub const PATH_STREAMS: usize = 2 * MEDIA_PER_PEER;
+/// SSRCs of one viewer's media and retransmissions that feedback by stream (RFC 8888) is taken about; what is told of further ones is
+/// ignored.
+pub const PATH_STREAMS: usize = 64;
 /// Feedback messages that one path takes in a second: clients send 4 to 40. Further ones are dropped (`feedback_flood`).
 pub const PATH_FEEDBACK: u32 = 64;
 /// Packets that wait on one worker for their turn on their path, of all viewers and of one. When there is no room, what a viewer has
@@ -160,15 +161,28 @@ pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
 
 /// HTTP connections open at a time; further ones are closed at once.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
-/// Bytes of an SDP accepted over HTTP; a larger body gets 413.
+/// Bytes of an SDP accepted over HTTP; a larger body gets 413. A member's may be as long as its message.
 pub const SDP_BYTES_MAX: usize = 64 * 1024;
-/// m-lines in an offer; more get 400.
-pub const MEDIA_SECTIONS_MAX: usize = 32;
+/// m-lines in an offer; more get 400. A member's has one for each track that it publishes or watches.
+pub const MEDIA_SECTIONS_MAX: usize = 128;
 /// Candidates read from one offer or fragment; further ones are ignored (an ICE-lite agent does not need them).
 pub const CANDIDATES_MAX: usize = 64;
+/// Bytes of one message of a data channel, in either direction; a client that sends a longer one loses its data channels.
+pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of what is told of a member or a room: a name, metadata, all attributes together. More is refused.
+pub const NAME_BYTES_MAX: usize = 256;
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// Members that one can name who may watch its tracks; further ones may not.
+pub const MEMBERS_NAMED_MAX: usize = 4096;
+/// Messages on their way to a member's client. One that does not read them is taken out of its room.
+pub const MEMBER_MESSAGES: usize = 1024;
+/// Bytes of a message of a member's client, and of what it joins with; a longer one ends its connection.
+pub const SIGNAL_BYTES_MAX: usize = 512 * 1024;
 /// Characters of a room name.
 pub const ROOM_NAME_CHARS_MAX: usize = 128;
 
+const _: () = assert!(MEDIA_PER_PEER < MEDIA_SECTIONS_MAX && SDP_BYTES_MAX <= SIGNAL_BYTES_MAX);
 const _: () = assert!(HEADROOM_BYTES + DATAGRAM_BYTES_MAX <= SLOT_BYTES);
 const _: () = assert!(RECV_BUFFERS.is_power_of_two() && RECV_BUFFERS < ARENA_SLOTS);
 const _: () = assert!(TRAIN_BYTES <= u16::MAX as usize && TRAIN_BYTES <= SEND_ARENA_BYTES);

@@ -206,9 +206,11 @@ fn token(arguments: TokenArgs) -> Result<(), Fatal> {
         can_subscribe: Some(all || arguments.subscribe),
         room_list: arguments.list,
         room_record: arguments.record,
+        ..VideoGrants::default()
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();
-    let claims = Claims { iss: key, sub: arguments.identity, nbf: Some(now), exp: now + arguments.ttl, video };
+    let (exp, nbf) = (now + arguments.ttl, Some(now));
+    let claims = Claims { iss: key, sub: arguments.identity, nbf, exp, video, ..Claims::default() };
     println!("{}", auth::sign(&claims, &secret).map_err(Fatal::failure)?);
     Ok(())
 }
@@ -223,7 +225,8 @@ fn record(arguments: RecordArgs) -> Result<(), Fatal> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();
     let video = VideoGrants { room_record: true, ..VideoGrants::default() };
-    let token = key.map(|(iss, secret)| auth::sign(&Claims { iss, sub: None, nbf: None, exp: now + 60, video }, &secret));
+    let claims = |iss| Claims { iss, exp: now + 60, video, ..Claims::default() };
+    let token = key.map(|(iss, secret)| auth::sign(&claims(iss), &secret));
     let client = Client::new(&arguments.server, token.transpose().map_err(Fatal::failure)?, arguments.insecure);
     match arguments.room {
         Some(room) if arguments.stop => {

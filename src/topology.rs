@@ -164,6 +164,8 @@ pub fn start(plan: &Plan) -> Result<Running, StartError> {
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
         codecs: CodecPolicy::new(plan.codecs.iter().copied()).estimating(plan.estimation == Estimation::On),
+        ice_servers: plan.ice_servers.clone(),
+        epoch: epoch(base),
     };
     let (source, recorder) = match tapped {
         Some((record, source, notices, office)) => {

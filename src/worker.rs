@@ -215,6 +215,12 @@ impl Worker {
             }
             Command::Forget { ufrag } => self.directory.forget_user(&ufrag),
             Command::Remove { peer } => self.remove(peer),
+            Command::Grow { peer, mut growth } => {
+                if let Some(peer) = self.peer(peer) {
+                    peer.grow(&mut growth);
+                }
+                self.spend(Spent::Growth(growth));
+            }
             Command::Datagram { peer, bytes } => {
                 self.send_datagram(peer, &bytes);
                 self.spend(Spent::Bytes(bytes));

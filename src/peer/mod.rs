@@ -62,6 +62,27 @@ pub struct Peer {
 
 const _: () = assert!(offset_of!(Peer, turn_mark) < CACHE_LINE_BYTES && offset_of!(Peer, id) == CACHE_LINE_BYTES);
 
+/// What a further negotiation makes of a session. Made by the control plane with room for all of it, so that the worker allocates nothing;
+/// what it replaces goes back in the same box.
+pub struct Growth {
+    /// The senders that are new, and room for all.
+    new: Vec<Sender>,
+    room: Vec<Sender>,
+    /// All that the client sends.
+    inbound: Box<Inbound>,
+    path: Option<Box<Path>>,
+}
+
+impl Growth {
+    /// `media`: all m-lines that are agreed on; `new`: those the server sends on that it did not before, which follow the `before` others;
+    /// `tracks`: as in [`Peer::new`].
+    pub fn new(media: &[MediaConfig], tracks: &[TrackId], new: &[MediaConfig], before: usize, mut seed: impl FnMut() -> u64) -> Self {
+        let new: Vec<Sender> = new.iter().filter_map(|media| Sender::new(media, seed())).collect();
+        let room = Vec::with_capacity(before + new.len());
+        Growth { new, room, inbound: Box::new(Inbound::new(media, tracks)), path: Path::new(media, seed()) }
+    }
+}
+
 /// What an accepted STUN check changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -74,9 +95,16 @@ pub struct Checked {
 }
 
 impl Peer {
-    /// `tracks` are the ids given to the m-lines the client sends, in order. `seed` makes the first random numbers.
-    pub fn new(id: PeerId, media: &[MediaConfig], tracks: &[TrackId], rtcp_ssrc: Ssrc, mut seed: impl FnMut() -> u64) -> Self {
-        let inbound = (!tracks.is_empty()).then(|| Box::new(Inbound::new(media, tracks)));
+    /// `tracks` are the ids given to the m-lines the client sends, in order; none if it will never send any. `seed` makes the first
+    /// random numbers.
+    pub fn new(
+        id: PeerId,
+        media: &[MediaConfig],
+        tracks: Option<&[TrackId]>,
+        rtcp_ssrc: Ssrc,
+        mut seed: impl FnMut() -> u64,
+    ) -> Self {
+        let inbound = tracks.map(|tracks| Box::new(Inbound::new(media, tracks)));
         let senders = media.iter().filter_map(|media| Sender::new(media, seed())).collect();
         let path = Path::new(media, seed());
         Peer {
@@ -91,6 +119,29 @@ impl Peer {
             inbound,
             rtcp_ssrc,
             announced: false,
+        }
+    }
+
+    /// Follows a further negotiation. The senders there were keep their places and their state.
+    pub fn grow(&mut self, growth: &mut Growth) {
+        if growth.room.capacity() < self.senders.len() + growth.new.len() {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.senders).into_vec();
+        growth.room.append(&mut before);
+        growth.room.append(&mut growth.new);
+        // As long as its room: nothing is allocated. The empty vector of before is given back.
+        self.senders = std::mem::replace(&mut growth.room, before).into_boxed_slice();
+        if let Some(inbound) = self.inbound.as_deref_mut() {
+            let mut keys = self.keys.as_deref_mut();
+            inbound.renew(&mut growth.inbound, |ssrc| {
+                if let Some(keys) = keys.as_deref_mut() {
+                    keys.inbound.forget(ssrc);
+                }
+            });
+        }
+        if self.path.is_none() {
+            self.path = growth.path.take();
         }
     }
 

@@ -27,7 +27,7 @@ use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
 use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
 
-mod fec;
+mod repair;
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -40,6 +40,8 @@ enum Role {
     Retransmission {
         of: u8,
     },
+    /// Nothing any more: its track has ended. The place is free.
+    Gone,
 }
 
 /// How a packet came.
@@ -170,6 +172,44 @@ impl Inbound {
         }
     }
 
+    /// Takes over the m-lines of `new`, and its room for more of them. Streams of tracks that are not among those have ended: `forget` is
+    /// told of each. What was replaced is in `new` afterwards.
+    pub(super) fn renew(&mut self, new: &mut Inbound, mut forget: impl FnMut(Ssrc)) {
+        std::mem::swap(&mut self.lines, &mut new.lines);
+        std::mem::swap(&mut self.readers, &mut new.readers);
+        std::mem::swap(&mut self.windows, &mut new.windows);
+        let Inbound { lines: old, readers, windows, .. } = new;
+        for line in &mut self.lines {
+            line.layers = old.iter().find(|old| old.track == line.track).map_or(line.layers, |old| old.layers);
+        }
+        for stream in self.streams.iter_mut().filter(|stream| stream.role != Role::Gone) {
+            let track = old.get(stream.media as usize).map(|line| line.track);
+            let reader = stream.reader.take().and_then(|reader| readers.get_mut(reader as usize));
+            let window = stream.window.take().and_then(|window| windows.get_mut(window as usize));
+            match self.lines.iter().position(|line| Some(line.track) == track) {
+                Some(index) => {
+                    stream.media = index as u8;
+                    if let Some(reader) = reader.filter(|_| self.readers.len() < self.readers.capacity()) {
+                        stream.reader = Some(self.readers.len() as u8);
+                        self.readers.push(std::mem::take(reader));
+                    }
+                    if let Some(window) = window.filter(|_| self.windows.len() < self.windows.capacity()) {
+                        stream.window = Some(self.windows.len() as u8);
+                        self.windows.push(std::mem::take(window));
+                    }
+                }
+                None => {
+                    (stream.role, stream.missing, stream.key_frame_wanted) = (Role::Gone, Missing::default(), false);
+                    forget(stream.ssrc);
+                }
+            }
+        }
+    }
+
+    fn stream_at(&self, ssrc: Ssrc) -> Option<usize> {
+        self.streams.iter().position(|stream| stream.ssrc == ssrc && stream.role != Role::Gone)
+    }
+
     pub fn tracks(&self) -> impl Iterator<Item = TrackId> + '_ {
         self.lines.iter().map(|line| line.track)
     }
@@ -243,7 +283,7 @@ impl Inbound {
         rtp: crate::units::RtpTime,
         now: Micros,
     ) -> Option<(TrackId, u8, SenderClock)> {
-        let index = self.streams.iter().position(|stream| stream.ssrc == ssrc)?;
+        let index = self.stream_at(ssrc)?;
         let stream = &mut self.streams[index];
         let clock = SenderClock { stream: index as u8, ntp, rtp, at: now };
         stream.clock = Some(clock);
@@ -261,7 +301,7 @@ impl Inbound {
 
     /// Finds or makes the stream of an SSRC whose packet was authenticated.
     fn stream_of(&mut self, header: &rtp::Header<'_>) -> Result<usize, DropReason> {
-        if let Some(index) = self.streams.iter().position(|stream| stream.ssrc == header.ssrc) {
+        if let Some(index) = self.stream_at(header.ssrc) {
             return Ok(index);
         }
         let (media, role, layer) = self.resolve(header)?;
@@ -271,12 +311,13 @@ impl Inbound {
             missing.reported(round_trip);
         }
         let described = self.lines[media].config.extensions.id(ExtensionKind::DependencyDescriptor).is_some();
-        let room = self.readers.len() < self.readers.capacity() && self.streams.len() < STREAMS_PER_PEER;
+        let free = self.streams.iter().position(|stream| stream.role == Role::Gone);
+        let room = self.readers.len() < self.readers.capacity() && (free.is_some() || self.streams.len() < STREAMS_PER_PEER);
         let reader = (described && role == Role::Media && room).then_some(self.readers.len() as u8);
         if reader.is_some() {
             self.readers.push(dependency::Reader::default());
         }
-        let room = self.windows.len() < self.windows.capacity() && self.streams.len() < STREAMS_PER_PEER;
+        let room = self.windows.len() < self.windows.capacity() && (free.is_some() || self.streams.len() < STREAMS_PER_PEER);
         let protected = self.lines[media].config.fec.is_some();
         let window = (protected && role == Role::Media && room).then_some(self.windows.len() as u8);
         if window.is_some() {
@@ -300,8 +341,11 @@ impl Inbound {
             layer_told: Layer::default(),
             window,
         };
-        self.streams.try_push(stream).map_err(|_| DropReason::SsrcLimit)?;
-        Ok(self.streams.len() - 1)
+        match free.and_then(|free| self.streams.get_mut(free)) {
+            Some(place) => *place = stream,
+            None => self.streams.try_push(stream).map_err(|_| DropReason::SsrcLimit)?,
+        }
+        Ok(free.unwrap_or(self.streams.len() - 1))
     }
 
     /// Which m-line an unknown SSRC belongs to, as what, and which simulcast layer it is.
@@ -441,40 +485,6 @@ impl Inbound {
         before
     }
 
-    /// Finds what had been lost among what `media` repeats; `before`: the newest packet until then. It goes on as if it had arrived,
-    /// but for its header extensions, which are not repeated: it says nothing of how loud it is, and the levels are those of the
-    /// packets around it. Nothing is copied, all parts of a datagram share it.
-    fn recover(&mut self, media: &Media, before: Option<Stamp>, metrics: &WorkerMetrics) {
-        let stream = &mut self.streams[media.stream as usize];
-        let codec = self.lines[stream.media as usize].codec();
-        let carrier = Stamp { sequence: media.sequence, timestamp: media.timestamp };
-        for (rank, block) in (1..=self.redundant.len() as u64).rev().zip(&self.redundant) {
-            if block.len == 0 || codec.is_none_or(|codec| codec.payload_type != block.payload_type) {
-                continue;
-            }
-            let Some(origin) = block.origin(rank, carrier, before) else { continue };
-            // It is not asked for any more, and if it still comes it is a duplicate.
-            if !stream.missing.recovered(origin.sequence) {
-                continue;
-            }
-            stream.reception.recovered(origin.sequence);
-            stream.meter.packet(0, 0, false, block.size());
-            self.stats.packets += 1;
-            self.stats.octets += block.len as u64;
-            self.stats.recovered += 1;
-            metrics.add(Counter::Recovered, 1);
-            self.recovered.push(Media {
-                header_len: block.start,
-                payload_len: block.len,
-                marker: false,
-                sequence: origin.sequence,
-                timestamp: origin.timestamp,
-                extensions: ArrayVec::new(),
-                ..media.clone()
-            });
-        }
-    }
-
     /// Reads a packet of a media stream and counts it in.
     fn admit(
         &mut self,
@@ -577,7 +587,7 @@ fn contradicts(line: &Line, stream: &Stream, header: &rtp::Header<'_>) -> bool {
     let Some(rid) = line.config.rids.get(stream.layer as usize) else { return false };
     let kind = match stream.role {
         Role::Media => ExtensionKind::Rid,
-        Role::Retransmission { .. } => ExtensionKind::RepairedRid,
+        Role::Retransmission { .. } | Role::Gone => ExtensionKind::RepairedRid,
     };
     let told = line.config.extensions.id(kind).and_then(|id| header.extension(id));
     told.is_some_and(|told| told != rid.as_bytes())
@@ -650,7 +660,8 @@ impl Peer {
         if self.keys.is_some() {
             self.ask_for_missing(&mut inbound, now, batch, metrics);
             self.ask_for_key_frames(&mut inbound, now, batch, metrics);
-            self.report_arrivals(&mut inbound.arrivals, inbound.streams.first().map(|stream| stream.ssrc), now, batch);
+            let any = inbound.streams.iter().find(|stream| stream.role != Role::Gone).map(|stream| stream.ssrc);
+            self.report_arrivals(&mut inbound.arrivals, any, now, batch);
             if now >= inbound.next_report && !inbound.streams.is_empty() {
                 inbound.next_report = now + REPORT_INTERVAL;
                 self.report_reception(&mut inbound, now, batch);
@@ -663,7 +674,7 @@ impl Peer {
         let from = self.rtcp_ssrc;
         for index in 0..inbound.streams.len() {
             let stream = &mut inbound.streams[index];
-            let line = &inbound.lines[stream.media as usize];
+            let Some(line) = inbound.lines.get(stream.media as usize).filter(|_| stream.role != Role::Gone) else { continue };
             if stream.missing.is_empty() && stream.missing.given_up() == 0 {
                 continue;
             }
@@ -726,7 +737,8 @@ impl Peer {
 
     fn report_reception(&mut self, inbound: &mut Inbound, now: Micros, batch: &mut SendBatch) {
         let mut blocks: ArrayVec<rtcp::ReportBlock, STREAMS_PER_PEER> = ArrayVec::new();
-        for stream in inbound.streams.iter_mut().filter(|stream| stream.reception.started()) {
+        let flowing = |stream: &&mut Stream| stream.role != Role::Gone && stream.reception.started();
+        for stream in inbound.streams.iter_mut().filter(flowing) {
             let (last_sr, delay) =
                 stream.clock.map_or((0, 0), |clock| (compact(clock.ntp), (now.since(clock.at) * 65_536 / 1_000_000) as u32));
             blocks.push(rtcp::ReportBlock {

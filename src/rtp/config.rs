@@ -125,6 +125,16 @@ impl FecConfig {
     }
 }
 
+/// The negotiated m-line of data channels (RFC 8841).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataSection {
+    pub mid: Mid,
+    /// The client's SCTP port.
+    pub sctp_port: u16,
+    /// Bytes of a message that the client takes; 0: any.
+    pub max_message_size: u32,
+}
+
 /// One negotiated m-line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaConfig {

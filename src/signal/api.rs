@@ -5,6 +5,7 @@
 //! sender for the answer, and the thread is unparked. A full queue is [`Refusal::Busy`] at once: a storm of joins is refused
 //! early and never grows a backlog. All statuses a refusal can have in HTTP are decided here, in [`Refusal::status`].
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::Thread;
 use std::time::Duration;
 
+use livekit_protocol as proto;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::negotiate::NegotiateError;
 pub use super::negotiate::Purpose;
@@ -77,6 +79,42 @@ impl IfMatch {
     }
 }
 
+/// A member of a room, as one connection of its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberKey {
+    pub room: String,
+    pub identity: String,
+    pub connection: u64,
+}
+
+/// A client of LiveKit's signalling that wants into a room, already authorized.
+#[derive(Debug)]
+pub struct Attend {
+    pub room: String,
+    pub identity: String,
+    pub name: String,
+    pub metadata: String,
+    pub attributes: HashMap<String, String>,
+    pub permission: proto::ParticipantPermission,
+    pub kind: i32,
+    pub client: IpAddr,
+    pub user_agent: String,
+    /// One peer connection for both directions.
+    pub single: bool,
+    pub auto_subscribe: bool,
+    /// The sid of the member to come back as.
+    pub resume: Option<String>,
+    /// What it publishes at once.
+    pub tracks: Vec<proto::AddTrackRequest>,
+    pub offer: Option<proto::SessionDescription>,
+    pub outbox: mpsc::Sender<proto::SignalResponse>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Attended {
+    pub member: MemberKey,
+}
+
 /// What a PATCH did.
 #[derive(Clone, Debug)]
 pub enum Patched {
@@ -115,6 +153,10 @@ pub enum Refusal {
         load_max: u64,
     },
     UnknownSession,
+    /// A WHIP publisher of the room has this identity.
+    IdentityTaken {
+        identity: String,
+    },
     /// Nothing can be recorded: the server was given no folder.
     NoRecorder,
     /// Nobody asked for this room to be recorded, and nobody in it is.
@@ -137,7 +179,7 @@ impl Refusal {
         match self {
             Refusal::Offer(error) => error.kind().status(),
             Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
-            Refusal::PublisherExists { .. } => 409,
+            Refusal::PublisherExists { .. } | Refusal::IdentityTaken { .. } => 409,
             Refusal::UnknownSession | Refusal::NotRecorded { .. } => 404,
             Refusal::NoRecorder => 501,
             Refusal::StaleTag { .. } => 412,
@@ -167,6 +209,9 @@ impl fmt::Display for Refusal {
             Refusal::Fragment { reason } | Refusal::Layer { reason } => f.write_str(reason),
             Refusal::PublisherExists { room } => {
                 write!(f, "Room {room:?} already has a publisher. End its session first, or publish to another room.")
+            }
+            Refusal::IdentityTaken { identity } => {
+                write!(f, "Somebody who publishes by WHIP is in the room as {identity:?}. Join under another identity.")
             }
             Refusal::RoomFull { room, sessions_max } => {
                 write!(
@@ -395,6 +440,19 @@ pub enum Request {
         room: String,
         reply: Reply<Result<(), Refusal>>,
     },
+    Attend {
+        attend: Box<Attend>,
+        reply: Reply<Result<Attended, Refusal>>,
+    },
+    /// What a member's client says. There is no answer but by its outbox.
+    Signal {
+        member: MemberKey,
+        message: Box<proto::SignalRequest>,
+    },
+    /// Its connection has ended.
+    Hung {
+        member: MemberKey,
+    },
 }
 
 /// What the director tells without being asked, for `/readyz` and `/metrics`.
@@ -430,6 +488,25 @@ impl Handle {
 
     pub async fn join(&self, join: Join) -> Result<Joined, Refusal> {
         self.ask(|reply| Request::Join { join, reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    pub async fn attend(&self, attend: Attend) -> Result<Attended, Refusal> {
+        self.ask(|reply| Request::Attend { attend: Box::new(attend), reply }).await.ok_or(Refusal::Busy)?
+    }
+
+    /// False if the director is too far behind: the connection cannot go on.
+    pub fn signal(&self, member: &MemberKey, message: proto::SignalRequest) -> bool {
+        self.tell(Request::Signal { member: member.clone(), message: Box::new(message) })
+    }
+
+    pub fn hung(&self, member: MemberKey) -> bool {
+        self.tell(Request::Hung { member })
+    }
+
+    fn tell(&self, request: Request) -> bool {
+        let told = self.requests.try_send(request).is_ok();
+        self.director.unpark();
+        told
     }
 
     pub async fn patch(&self, path: SessionPath, if_match: IfMatch, fragment: String) -> Result<Patched, Refusal> {

@@ -8,6 +8,7 @@
 //! Tokens of one algorithm are a few lines of RFC 7515 on top of ring's HMAC. Every library of the whole standard brings RSA,
 //! elliptic curves and a C library to compile, and a choice of algorithms that an attacker may try to make.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +24,7 @@ const LEEWAY_SECS: u64 = 10;
 /// Bytes of a token that is looked at.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Claims {
     /// API key.
     pub iss: String,
@@ -34,6 +35,15 @@ pub struct Claims {
     pub exp: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
+    /// What a participant is called, and what its application says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     #[serde(default)]
     pub video: VideoGrants,
 }
@@ -49,6 +59,28 @@ pub struct VideoGrants {
     pub can_publish: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub can_subscribe: Option<bool>,
+    /// Text or anything else through data channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub can_publish_data: Option<bool>,
+    /// If any: `camera`, `microphone`, `screen_share`, `screen_share_audio`; nothing else may be published then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub can_publish_sources: Vec<String>,
+    /// May change its own name, metadata and attributes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub can_update_own_metadata: Option<bool>,
+    /// Others are not told of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recorder: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub agent: bool,
+    /// May make and end rooms.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub room_create: bool,
+    /// May look after the members of `room`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub room_admin: bool,
     /// May read the rooms of `/api/v1`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub room_list: bool,
@@ -159,6 +191,25 @@ impl Gate {
         let Some(claims) = self.claims(headers)? else { return Ok(None) };
         claims.allows(room, purpose)?;
         Ok(claims.sub)
+    }
+
+    /// Lets a member in: who it is comes from its token, which a room cannot do without. `token`: of the URL.
+    pub fn member(&self, headers: &HeaderMap, token: Option<&str>) -> Result<Claims, Denied> {
+        let token = match token {
+            Some(token) => token,
+            None => bearer(headers)?.ok_or(Denied::Missing)?,
+        };
+        let claims = self.verify(token, When::Now)?;
+        if !claims.video.room_join {
+            return Err(Denied::NoRoomJoin);
+        }
+        if claims.video.room.as_deref().is_none_or(str::is_empty) {
+            return Err(Denied::NoRoom);
+        }
+        if claims.sub.as_deref().is_none_or(str::is_empty) {
+            return Err(Denied::Claim { name: "sub" });
+        }
+        Ok(claims)
     }
 
     /// Lets a request to a session's URL through. The URL is itself a secret that only its maker has been told (RFC 9725 §5),
@@ -283,7 +334,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
 }
 
 /// Base64url without padding (RFC 4648 §5).
-fn base64url(text: &str) -> Option<Vec<u8>> {
+pub(super) fn base64url(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
     let (mut bits, mut count) = (0u32, 0);
     for byte in text.bytes() {
@@ -335,7 +386,7 @@ mod tests {
 
     fn claims() -> Claims {
         let video = VideoGrants { room: Some("a".into()), room_join: true, ..VideoGrants::default() };
-        Claims { iss: "k".into(), sub: Some("ada".into()), exp: now() + 60, nbf: None, video }
+        Claims { iss: "k".into(), sub: Some("ada".into()), exp: now() + 60, video, ..Claims::default() }
     }
 
     fn headers(token: &str) -> HeaderMap {

@@ -5,8 +5,14 @@
 //! authenticated check; the handshakes' thread delivers keys; `end` takes it apart again, and its slot is free once the worker
 //! has given the state back.
 
+mod attend;
+mod feeds;
 mod layer;
+mod members;
+mod quality;
 mod rooms;
+mod talk;
+mod transports;
 mod view;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,22 +24,25 @@ use std::sync::mpsc::{Receiver, Sender};
 use rtrb::Consumer;
 use tracing::{info, warn};
 
-use super::api::{Gauges, IfMatch, Join, Joined, Patched, Refusal, Request, Seen, SessionPath};
+use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
-use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport, Purpose};
+use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
+use crate::config::IceServer;
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
 use crate::metrics::WorkerMetrics;
-use crate::peer::Peer;
+use crate::peer::{Growth, Peer};
 use crate::peer::send::CNAME;
-use crate::rtp::config::Direction;
+use crate::rtp::config::{Direction, MediaConfig, Mid};
 use crate::rtp::layers::Choice;
 use crate::secure::dtls::{Fingerprint, Role};
 use crate::secure::srtp::Profile;
 use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
 use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
 use crate::worker::tap;
-use rooms::{Room, Track};
+use feeds::{Feed, Track};
+pub use rooms::RoomSettings;
+use rooms::Room;
 
 /// Time between two looks at what has expired, and two updates of the gauges.
 const TICK: Micros = Micros::from_millis(250);
@@ -48,6 +57,10 @@ pub struct Settings {
     /// Percentage of a core from which on a worker counts as full. 100: never.
     pub load_max: u64,
     pub codecs: CodecPolicy,
+    /// What members' clients are told of STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// Milliseconds of Unix time at time 0.
+    pub epoch: i64,
 }
 
 /// The director's queues.
@@ -78,6 +91,35 @@ enum State {
     Ending,
 }
 
+/// What a session is in its room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// Came by WHIP.
+    Publisher,
+    /// Came by WHEP.
+    Viewer,
+    /// A peer connection of a member.
+    Member { identity: String },
+}
+
+impl Part {
+    fn purpose(&self) -> Option<Purpose> {
+        match self {
+            Part::Publisher => Some(Purpose::Publish),
+            Part::Viewer => Some(Purpose::Watch),
+            Part::Member { .. } => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Part::Publisher => "publish",
+            Part::Viewer => "watch",
+            Part::Member { .. } => "member",
+        }
+    }
+}
+
 struct Session {
     id: PeerId,
     /// The last part of the session URL; whoever knows it may end the session.
@@ -85,7 +127,7 @@ struct Session {
     /// For logs and the API.
     name: String,
     room: String,
-    purpose: Purpose,
+    part: Part,
     identity: Option<String>,
     client: IpAddr,
     user_agent: String,
@@ -102,8 +144,17 @@ struct Session {
     /// Local credentials, newest last.
     credentials: Vec<(Ufrag, IcePassword)>,
     etag: String,
-    /// Published tracks, in the order of the m-lines received.
+    /// Published tracks, in the order of the m-lines received; of each its m-line and what its client calls it.
     tracks: Vec<TrackId>,
+    sources: Vec<(Mid, Option<String>)>,
+    /// The m-lines that the server sends on, by sender.
+    lines: Vec<MediaConfig>,
+    /// What they are fed from.
+    feeds: Vec<Feed>,
+    /// Of a member that makes all offers itself: what the last answer said is sent on them.
+    told: Vec<(Mid, TrackId)>,
+    /// Agreed on while a worker had the session and the director did not know yet which.
+    growth: Vec<Box<Growth>>,
     /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
     wishes: Vec<(u16, Option<Choice>)>,
     /// What a viewer told of its picture.
@@ -112,6 +163,17 @@ struct Session {
     stats_at: Micros,
     bitrate_in: u64,
     bitrate_out: u64,
+}
+
+/// What a session is made of.
+struct Opening {
+    room: String,
+    part: Part,
+    identity: Option<String>,
+    client: IpAddr,
+    user_agent: String,
+    credentials: (Ufrag, IcePassword),
+    agreed: Agreed,
 }
 
 /// The control plane's state.
@@ -135,6 +197,10 @@ pub struct Director {
     rooms: HashMap<String, Room>,
     tracks: HashMap<u32, Track>,
     free_tracks: VecDeque<u32>,
+    track_generation: u32,
+    /// Of members' clients, so far.
+    connections: u64,
+    now: Micros,
     next_tick: Micros,
     draining: bool,
 }
@@ -161,6 +227,9 @@ impl Director {
             rooms: HashMap::new(),
             tracks: HashMap::new(),
             free_tracks: (0..TRACKS_MAX as u32).collect(),
+            track_generation: 0,
+            connections: 0,
+            now: Micros::ZERO,
             next_tick: Micros::ZERO,
             draining: false,
         }
@@ -168,6 +237,7 @@ impl Director {
 
     /// Works off what has come. Returns when to call again at the latest.
     pub fn turn(&mut self, now: Micros) -> Micros {
+        self.now = now;
         while let Ok(notice) = self.notices.try_recv() {
             self.notice(notice);
         }
@@ -182,6 +252,8 @@ impl Director {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.expire_unclaimed(now);
+            self.expire_members();
+            self.tidy_rooms();
             self.publish_gauges();
         }
         if self.flush() { self.next_tick } else { now + Micros::from_millis(1) }
@@ -234,14 +306,60 @@ impl Director {
             Request::Rooms { reply } => reply.send(self.room_views(now)),
             Request::Record { room, reply } => reply.send(self.start_recording(room)),
             Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
+            Request::Attend { attend, reply } => {
+                if reply.abandoned() {
+                    return;
+                }
+                let outcome = self.attend(*attend);
+                let counter = if outcome.is_ok() { &self.gauges.joins } else { &self.gauges.refusals };
+                counter.fetch_add(1, Ordering::Relaxed);
+                self.flush();
+                reply.send(outcome);
+            }
+            Request::Signal { member, message } => {
+                self.signal(&member, *message);
+                self.flush();
+            }
+            Request::Hung { member } => self.hung(&member),
         }
     }
 
     /// Makes a session out of an offer.
     pub fn join(&mut self, join: Join, now: Micros) -> Result<Joined, Refusal> {
-        self.admit(&join)?;
+        self.now = now;
+        self.admit(&join.room)?;
+        let publishes = join.purpose == Purpose::Publish;
+        if publishes && self.rooms.get(&join.room).is_some_and(|room| room.publisher.is_some()) {
+            return Err(Refusal::PublisherExists { room: join.room });
+        }
+        let credentials = self.credentials();
+        let agreed = self.with_local(credentials, |local, ssrc, codecs| {
+            negotiate::answer(&join.offer, join.purpose, local, ssrc, codecs).map_err(Refusal::Offer)
+        })?;
+        let part = if publishes { Part::Publisher } else { Part::Viewer };
+        let Join { room, identity, client, user_agent, .. } = join;
+        let slot = self.open_session(Opening { room, part, identity, client, user_agent, credentials, agreed })?;
+        if publishes {
+            self.announce_publisher(slot);
+        }
+        let Some(session) = self.sessions.get_mut(&slot) else { return Err(Refusal::UnknownSession) };
+        // The answer is not needed again, and it is the largest part of a session.
+        let answer = std::mem::take(&mut session.agreed.answer);
+        Ok(Joined { session: session.secret.clone(), etag: session.etag.clone(), answer })
+    }
+
+    /// New local ICE credentials.
+    fn credentials(&mut self) -> (Ufrag, IcePassword) {
         let (ufrag, password) = (self.token(8), self.token(24));
-        let (ufrag, password) = (fit(&ufrag), fit(&password));
+        (fit(&ufrag), fit(&password))
+    }
+
+    /// Negotiates something with these credentials as the server's.
+    fn with_local<T>(
+        &mut self,
+        (ufrag, password): (Ufrag, IcePassword),
+        negotiate: impl FnOnce(&LocalTransport, &mut dyn FnMut() -> u32, &CodecPolicy) -> T,
+    ) -> T {
         let session_id = (self.random)() >> 2;
         let local = LocalTransport {
             ufrag: &ufrag,
@@ -253,39 +371,45 @@ impl Director {
         };
         let random = &mut self.random;
         let mut ssrc = || ((random)() as u32).max(1);
-        let agreed =
-            negotiate::answer(&join.offer, join.purpose, &local, &mut ssrc, &self.settings.codecs).map_err(Refusal::Offer)?;
+        negotiate(&local, &mut ssrc, &self.settings.codecs)
+    }
+
+    /// Makes a session out of what was agreed on with its client.
+    fn open_session(&mut self, opening: Opening) -> Result<u32, Refusal> {
+        let Opening { room, part, identity, client, user_agent, credentials: (ufrag, password), agreed } = opening;
         let full = || Refusal::ServerFull { sessions_max: self.settings.sessions_max };
-        let received = agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly).count();
-        if received > self.free_tracks.len() {
+        let received = || agreed.media.iter().zip(&agreed.sources).filter(|(media, _)| media.direction == Direction::RecvOnly);
+        if received().count() > self.free_tracks.len() {
             return Err(full());
         }
         let slot = self.free_slots.pop_front().ok_or_else(full)?;
         self.generation = self.generation.wrapping_add(1);
         let id = PeerId { slot, generation: self.generation };
         let tracks = self.open_tracks(id, &agreed);
+        let sources = received().map(|(media, source)| (media.mid, source.clone())).collect();
+        let lines = agreed.media.iter().filter(|media| media.local_stream.is_some()).cloned().collect();
         let rtcp_ssrc = Ssrc(((self.random)() as u32).max(1));
-        let peer = Peer::new(id, &agreed.media, &tracks, rtcp_ssrc, &mut self.random);
+        let publishes = part != Part::Viewer;
+        let peer = Peer::new(id, &agreed.media, publishes.then_some(&tracks), rtcp_ssrc, &mut self.random);
         self.handoff.put(slot, Box::new(peer));
         let role = match agreed.dtls_role {
             DtlsRole::Client => Role::Client,
             DtlsRole::Server => Role::Server,
         };
-        let publishes = join.purpose == Purpose::Publish;
         self.order(id, Order::Expect { peer: id, role, fingerprints: fingerprints(&agreed), publishes });
         for worker in &mut self.workers {
             worker.send(Command::Expect { peer: id, ufrag, password });
         }
-        let mut session = Session {
+        let session = Session {
             id,
             secret: self.token(32),
             name: self.token(8),
-            room: join.room.clone(),
-            purpose: join.purpose,
-            identity: join.identity,
-            client: join.client,
-            user_agent: join.user_agent,
-            since: now,
+            room,
+            part,
+            identity,
+            client,
+            user_agent,
+            since: self.now,
             state: State::New,
             worker: None,
             address: None,
@@ -296,38 +420,38 @@ impl Director {
             credentials: vec![(ufrag, password)],
             etag: self.token(12),
             tracks,
+            sources,
+            lines,
+            feeds: Vec::new(),
+            told: Vec::new(),
+            growth: Vec::new(),
             wishes: Vec::new(),
             stats: PeerStats::default(),
             seen: None,
-            stats_at: now,
+            stats_at: self.now,
             bitrate_in: 0,
             bitrate_out: 0,
         };
-        info!(session = session.name, room = session.room, purpose = purpose_name(session.purpose), client = %session.client,
+        info!(session = session.name, room = session.room, purpose = session.part.name(), client = %session.client,
             identity = session.identity.as_deref().unwrap_or("-"), user_agent = session.user_agent, "session made");
-        // The answer is not needed again, and it is the largest part of a session.
-        let answer = std::mem::take(&mut session.agreed.answer);
-        let joined = Joined { session: session.secret.clone(), etag: session.etag.clone(), answer };
         self.by_secret.insert(session.secret.clone(), slot);
         self.enter_room(&session);
         self.sessions.insert(slot, session);
-        Ok(joined)
+        Ok(slot)
     }
 
     /// Whether there is a place for one more.
-    fn admit(&self, join: &Join) -> Result<(), Refusal> {
+    fn admit(&self, name: &str) -> Result<(), Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
         if let Some(busy) = self.overload() {
             return Err(Refusal::Overloaded { busy, load_max: self.settings.load_max });
         }
-        let room = self.rooms.get(&join.room);
-        if join.purpose == Purpose::Publish && room.is_some_and(|room| room.publisher.is_some()) {
-            return Err(Refusal::PublisherExists { room: join.room.clone() });
-        }
-        if room.is_some_and(|room| room.len() >= self.settings.room_sessions_max) {
-            return Err(Refusal::RoomFull { room: join.room.clone(), sessions_max: self.settings.room_sessions_max });
+        let sessions_max = self.settings.room_sessions_max;
+        let room = self.rooms.get(name);
+        if room.is_some_and(|room| room.len() >= sessions_max) {
+            return Err(Refusal::RoomFull { room: name.to_owned(), sessions_max });
         }
         Ok(())
     }
@@ -355,23 +479,11 @@ impl Director {
         if parsed.pwd.is_none() {
             return Err(Refusal::Fragment { reason: "A new a=ice-ufrag restarts ICE and needs a=ice-pwd beside it.".to_owned() });
         }
-        let (ufrag, password) = (self.token(8), self.token(24));
-        let (ufrag, password) = (fit::<16>(&ufrag), fit::<32>(&password));
+        let remote = parsed.ufrag.unwrap_or_default();
+        let (ufrag, password) = self.restart_ice(slot, remote);
         let (etag, session_id) = (self.token(12), (self.random)() >> 2);
         let Some(session) = self.sessions.get_mut(&slot) else { return Err(Refusal::UnknownSession) };
-        session.remote_ufrag = parsed.ufrag.unwrap_or_default();
         session.etag = etag.clone();
-        session.credentials.push((ufrag, password));
-        let mut outdated = None;
-        if session.credentials.len() > 2 {
-            outdated = Some(session.credentials.remove(0).0);
-        }
-        for worker in &mut self.workers {
-            worker.send(Command::Expect { peer: session.id, ufrag, password });
-            if let Some(ufrag) = outdated {
-                worker.send(Command::Forget { ufrag });
-            }
-        }
         let local = LocalTransport {
             ufrag: &ufrag,
             pwd: &password,
@@ -387,11 +499,27 @@ impl Director {
         Ok(Patched::Restarted { etag, fragment: negotiate::restart_fragment(&local, kind, mid) })
     }
 
+    /// New local credentials beside the last ones; `remote`: the client's new name.
+    fn restart_ice(&mut self, slot: u32, remote: String) -> (Ufrag, IcePassword) {
+        let (ufrag, password) = self.credentials();
+        let Some(session) = self.sessions.get_mut(&slot) else { return (ufrag, password) };
+        session.remote_ufrag = remote;
+        session.credentials.push((ufrag, password));
+        let outdated = (session.credentials.len() > 2).then(|| session.credentials.remove(0).0);
+        for worker in &mut self.workers {
+            worker.send(Command::Expect { peer: session.id, ufrag, password });
+            if let Some(ufrag) = outdated {
+                worker.send(Command::Forget { ufrag });
+            }
+        }
+        (ufrag, password)
+    }
+
     /// The slot of the session that a URL names.
     fn find(&self, path: &SessionPath) -> Result<u32, Refusal> {
         let slot = *self.by_secret.get(&path.session).ok_or(Refusal::UnknownSession)?;
         let session = self.sessions.get(&slot).ok_or(Refusal::UnknownSession)?;
-        if session.room == path.room && session.purpose == path.purpose { Ok(slot) } else { Err(Refusal::UnknownSession) }
+        if session.room == path.room && session.part.purpose() == Some(path.purpose) { Ok(slot) } else { Err(Refusal::UnknownSession) }
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -401,6 +529,7 @@ impl Director {
                     session.state = State::Connected;
                     session.profile = Some(profile);
                     info!(session = session.name, room = session.room, srtp = profile.name(), "session connected");
+                    self.member_connected(peer.slot);
                 }
             }
             Notice::Failed { peer, reason } => {
@@ -463,6 +592,10 @@ impl Director {
             session.state = State::Connecting;
         }
         info!(session = session.name, room = session.room, worker = worker.0, %address, "session claimed");
+        let growth = std::mem::take(&mut session.growth);
+        if let Some(office) = self.workers.get_mut(worker.0 as usize) {
+            growth.into_iter().for_each(|growth| office.send(Command::Grow { peer, growth }));
+        }
         self.connect_media(peer.slot);
     }
 
@@ -473,8 +606,8 @@ impl Director {
             return;
         }
         session.state = State::Ending;
-        info!(session = session.name, room = session.room, purpose = purpose_name(session.purpose), why, "session ended");
-        let (id, worker) = (session.id, session.worker);
+        info!(session = session.name, room = session.room, purpose = session.part.name(), why, "session ended");
+        let (id, worker, part) = (session.id, session.worker, session.part.clone());
         self.by_secret.remove(&session.secret);
         let credentials = std::mem::take(&mut session.credentials);
         self.disconnect_media(slot);
@@ -490,6 +623,7 @@ impl Director {
         if worker.is_none() && self.handoff.take(slot).is_some() {
             self.release(id);
         }
+        self.session_ended(slot, &part);
     }
 
     /// Nobody has the session's state any more: its slot is free.
@@ -557,11 +691,4 @@ fn fingerprints(agreed: &Agreed) -> Vec<Fingerprint> {
         format!("{algorithm} {}", digest.join(":"))
     };
     agreed.fingerprints.iter().filter_map(|fingerprint| text(fingerprint).parse().ok()).collect()
-}
-
-fn purpose_name(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::Publish => "publish",
-        Purpose::Watch => "watch",
-    }
 }

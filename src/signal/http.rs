@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::api::Handle;
 use super::auth::Gate;
-use super::{whep, whip};
+use super::{livekit, whep, whip};
 use crate::config::{IceServer, Plan};
 
 pub use failure::Failure;
@@ -43,9 +43,9 @@ impl Services {
     }
 }
 
-/// `/whip/…` and `/whep/…`.
+/// `/whip/…`, `/whep/…` and `/rtc…`.
 pub fn routes(services: Arc<Services>) -> Router {
-    Router::new().merge(whip::routes()).merge(whep::routes()).with_state(services)
+    Router::new().merge(whip::routes()).merge(whep::routes()).merge(livekit::routes()).with_state(services)
 }
 
 /// What holds for all routes of the server together: answers for paths and methods that none has, and CORS.

@@ -1,4 +1,4 @@
-//! Signalling: how clients come in ([`http`]: WHIP and WHEP), what is agreed with them ([`negotiate`]), and the two threads that
+//! Signalling: how clients come in ([`http`]: WHIP and WHEP; [`livekit`]: members of rooms), what is agreed with them ([`negotiate`]), and the two threads that
 //! look after their sessions ([`director`], [`handshakes`]).
 
 pub mod api;
@@ -6,6 +6,7 @@ pub mod auth;
 pub mod director;
 pub mod handshakes;
 pub mod http;
+pub mod livekit;
 pub mod negotiate;
 mod whep;
 mod whip;

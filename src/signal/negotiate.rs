@@ -14,6 +14,7 @@ mod codec;
 mod error;
 mod fragment;
 mod offer;
+mod own;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -25,10 +26,11 @@ use arrayvec::ArrayVec;
 
 pub use error::{ErrorKind, NegotiateError, Section};
 pub use fragment::{IceFragment, parse_fragment, restart_fragment};
+pub use own::{OwnLine, offer_to_watch};
 
 use crate::limits;
-use crate::rtp::config::{Codec, Direction, FecConfig, MediaConfig, MediaKind, Mid, StreamPair};
-use crate::units::Ssrc;
+use crate::rtp::config::{Codec, DataSection, Direction, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::units::{PayloadType, Ssrc};
 use crate::wire::extension::ExtensionKind;
 use offer::{Media, Offer};
 use write::Accepted;
@@ -54,6 +56,32 @@ pub enum Purpose {
     Publish,
     /// WHEP: the server sends.
     Watch,
+}
+
+/// What the m-lines of a description are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ways {
+    /// All for one purpose, at most one m-line of a kind; no data channels.
+    Only(Purpose),
+    /// Of a member of a room: each m-line for what its direction says.
+    Each,
+}
+
+/// Names a track that the server sends: its MediaStream and itself (RFC 8830).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Msid {
+    pub stream: String,
+    pub track: String,
+}
+
+/// What was agreed before in the same session, and what is to be sent now.
+pub struct Standing<'a> {
+    /// The SSRCs of the m-lines that the server sends on: they keep them.
+    pub previous: &'a [(Mid, StreamPair)],
+    /// Given the m-lines agreed on: what the server sends on each, in their order; none: nothing, for now. Not asked about m-lines
+    /// that the client sends on.
+    #[allow(clippy::type_complexity)]
+    pub assign: &'a mut dyn FnMut(&[MediaConfig], &[Option<String>]) -> Vec<Option<Msid>>,
 }
 
 /// The codecs an endpoint may use (the order is the offerer's), and whether viewers' bandwidth is estimated.
@@ -107,6 +135,10 @@ pub enum DtlsRole {
 pub struct Agreed {
     /// The accepted m-lines, in the offer's order.
     pub media: Vec<MediaConfig>,
+    /// By m-line: the client's name of the track it sends (the second part of `a=msid`).
+    pub sources: Vec<Option<String>>,
+    /// The accepted m-line of data channels.
+    pub data: Option<DataSection>,
     pub dtls_role: DtlsRole,
     /// Hash function in lower case and digest; the peer's certificate must match one of them (RFC 8122 §5).
     pub fingerprints: Vec<(String, Vec<u8>)>,
@@ -128,56 +160,130 @@ pub fn answer(
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
 ) -> Result<Agreed, NegotiateError> {
-    let session = offer::parse_lines(offer)?;
+    // One MediaStream, named like the CNAME, holds all tracks sent, so that a viewer synchronises them.
+    let mut assign = |media: &[MediaConfig], _: &[Option<String>]| {
+        let name = |media: &MediaConfig| {
+            let track = if media.kind == MediaKind::Audio { "audio" } else { "video" };
+            Some(Msid { stream: local.cname.to_owned(), track: format!("{}-{track}", local.cname) })
+        };
+        media.iter().map(name).collect()
+    };
+    answer_further(offer, Ways::Only(purpose), local, new_ssrc, policy, Standing { previous: &[], assign: &mut assign })
+}
+
+/// Answers an offer of a session that may have been agreed on before.
+pub fn answer_further(
+    offer: &str,
+    ways: Ways,
+    local: &LocalTransport,
+    new_ssrc: &mut dyn FnMut() -> u32,
+    policy: &CodecPolicy,
+    standing: Standing,
+) -> Result<Agreed, NegotiateError> {
+    let bytes_max = if ways == Ways::Each { limits::SIGNAL_BYTES_MAX } else { limits::SDP_BYTES_MAX };
+    let session = offer::parse_lines(offer, bytes_max)?;
     let offer = Offer::read(&session)?;
+    let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous)?;
+    let sent = (standing.assign)(&agreed.media, &agreed.sources);
+    let mids: Vec<&str> = agreed.bundle.iter().map(Mid::as_str).collect();
+    let (dtls_role, bundle, data) = (agreed.dtls_role, mids.join(" "), agreed.data.as_ref());
+    let common =
+        write::Common { local, dtls_role, bundle, tagged, extmap_allow_mixed: offer.extmap_allow_mixed, sent: &sent, data };
+    agreed.answer = write::answer(&offer.media, &accepted, &common);
+    Ok(agreed)
+}
+
+/// Reads the answer to an offer of the server's ([`offer_to_watch`]), of whose m-lines the client accepts some.
+pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[(Mid, StreamPair)]) -> Result<Agreed, NegotiateError> {
+    let session = offer::parse_lines(answer, limits::SIGNAL_BYTES_MAX)?;
+    let offer = Offer::read(&session)?;
+    let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous)?;
+    Ok(agreed)
+}
+
+/// The client's ICE name in a description, to tell whether ICE is restarted.
+pub fn ufrag_of(description: &str) -> Option<String> {
+    description.lines().find_map(|line| Some(line.strip_prefix("a=ice-ufrag:")?.trim().to_owned()))
+}
+
+/// What both sides can do, by a description of the other side: an offer, or the answer to ours.
+fn agree(
+    offer: &Offer,
+    ways: Ways,
+    new_ssrc: &mut dyn FnMut() -> u32,
+    policy: &CodecPolicy,
+    previous: &[(Mid, StreamPair)],
+) -> Result<(Agreed, Vec<Accepted>, usize), NegotiateError> {
     // RFC 8445 §6.1.1 would have both sides send to default candidates; consent (RFC 7675) needs checks from one of them.
     if offer.ice_lite {
         return Err(NegotiateError::BothIceLite);
     }
-    let accepted = accept(&offer, purpose, new_ssrc, policy)?;
-    let (bundle, tagged) = bundle(&offer, &accepted);
-    let transport = Transport { offer: &offer, tagged };
-    let dtls_role = transport.dtls_role()?;
-    let fingerprints = transport.fingerprints()?;
+    let data = if ways == Ways::Each { accept_data(offer)? } else { None };
+    let accepted = accept(offer, ways, new_ssrc, policy, previous, data.is_some())?;
+    let (bundle, tagged) = bundle(offer, &accepted, data.as_ref());
+    let transport = Transport { offer, tagged };
     let (remote_ufrag, remote_pwd) = transport.ice_credentials()?;
-    let mids: Vec<&str> = bundle.iter().map(Mid::as_str).collect();
-    let common = write::Common { local, dtls_role, bundle: mids.join(" "), tagged, extmap_allow_mixed: offer.extmap_allow_mixed };
-    let answer = write::answer(&offer.media, &accepted, &common);
-    Ok(Agreed {
-        media: accepted.into_iter().map(|accepted| accepted.config).collect(),
-        dtls_role,
-        fingerprints,
+    let source = |accepted: &Accepted| offer.media.get(accepted.index)?.msid.map(str::to_owned);
+    let agreed = Agreed {
+        media: accepted.iter().map(|accepted| accepted.config.clone()).collect(),
+        sources: accepted.iter().map(source).collect(),
+        data,
+        dtls_role: transport.dtls_role()?,
+        fingerprints: transport.fingerprints()?,
         remote_ufrag,
         remote_pwd,
         remote_candidates: transport.candidates(),
         bundle,
-        answer,
-    })
+        answer: String::new(),
+    };
+    Ok((agreed, accepted, tagged))
+}
+
+/// The m-line of data channels (RFC 8841), the first if there are several.
+fn accept_data(offer: &Offer) -> Result<Option<DataSection>, NegotiateError> {
+    // RFC 8841 §4.4: the default port of SCTP over DTLS is what everybody uses; §6.1: 64 KiB if no size is told.
+    let suits = |media: &&Media| {
+        media.line.media == "application"
+            && !media.disabled
+            && matches!(media.line.proto.as_str(), "UDP/DTLS/SCTP" | "TCP/DTLS/SCTP")
+    };
+    let Some(media) = offer.media.iter().find(suits) else { return Ok(None) };
+    let section = || media.label.clone();
+    let mid = media.mid.ok_or_else(|| NegotiateError::MissingMid { section: section() })?;
+    let token = mid_token(mid).ok_or_else(|| NegotiateError::BadMid { section: section() })?;
+    if !offer.bundle.contains(&mid) {
+        return Err(NegotiateError::NotBundled { section: section() });
+    }
+    let sctp_port = media.sctp_port.unwrap_or(5000);
+    Ok(Some(DataSection { mid: token, sctp_port, max_message_size: media.max_message_size.unwrap_or(64 * 1024) }))
 }
 
 /// Decides on every m-line. At least one is accepted, or it is an error.
 fn accept(
     offer: &Offer,
-    purpose: Purpose,
+    ways: Ways,
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
+    previous: &[(Mid, StreamPair)],
+    data: bool,
 ) -> Result<Vec<Accepted>, NegotiateError> {
     let mut accepted: Vec<Accepted> = Vec::new();
-    let mut extensions = stream::BundleExtensions::new(offer.extmap_allow_mixed);
+    let mut extensions = stream::BundleExtensions::new(offer.extmap_allow_mixed, ways == Ways::Each);
     // Why an m-line was passed over; told if nothing is left.
     let mut reason = None;
     for (index, media) in offer.media.iter().enumerate() {
         let Some(kind) = media.kind.filter(|_| !media.disabled) else { continue };
-        if !flows(media, purpose) {
-            let wanted = if purpose == Purpose::Publish { "sendonly" } else { "recvonly" };
+        let Some(purpose) = purpose_of(media, ways) else {
+            let wanted = if ways == Ways::Only(Purpose::Publish) { "sendonly" } else { "recvonly" };
             let offered = media.direction.name();
             reason = reason.or(Some(NegotiateError::WrongDirection { section: media.label.clone(), offered, wanted }));
             continue;
-        }
+        };
         if accepted.iter().any(|other| other.config.kind == kind) {
-            match purpose {
-                Purpose::Publish => return Err(NegotiateError::SecondTrack { section: media.label.clone() }),
-                Purpose::Watch => continue,
+            match ways {
+                Ways::Only(Purpose::Publish) => return Err(NegotiateError::SecondTrack { section: media.label.clone() }),
+                Ways::Only(Purpose::Watch) => continue,
+                Ways::Each => {}
             }
         }
         let mid = check_section(offer, media)?;
@@ -185,36 +291,44 @@ fn accept(
             Some(media) => accepted.push(media),
             None => {
                 let error = no_common_codec(media, kind, policy);
-                // RFC 9725 §4.4.3: a publisher is accepted whole or not at all. A viewer gets what there is.
-                if purpose == Purpose::Publish {
+                // RFC 9725 §4.4.3: a publisher is accepted whole or not at all. Others get what there is.
+                if ways == Ways::Only(Purpose::Publish) {
                     return Err(error);
                 }
                 reason = reason.or(Some(error));
             }
         }
     }
-    if accepted.is_empty() {
-        return Err(reason.unwrap_or(match purpose {
-            Purpose::Publish => NegotiateError::NothingToReceive,
-            Purpose::Watch => NegotiateError::NothingToSend,
+    if accepted.is_empty() && !data {
+        return Err(reason.unwrap_or(match ways {
+            Ways::Only(Purpose::Publish) => NegotiateError::NothingToReceive,
+            Ways::Only(Purpose::Watch) | Ways::Each => NegotiateError::NothingToSend,
         }));
     }
     check_conflicts(&accepted)?;
-    if purpose == Purpose::Watch {
+    if ways != Ways::Only(Purpose::Publish) {
         stream::settle_feedback(&mut accepted, policy);
-        for accepted in &mut accepted {
+    }
+    for accepted in accepted.iter_mut().filter(|accepted| accepted.config.direction == Direction::SendOnly) {
+        let before = previous.iter().find(|(mid, _)| *mid == accepted.config.mid).map(|(_, stream)| *stream);
+        let has_rtx = accepted.config.codecs.iter().any(|codec| codec.rtx.is_some());
+        let new = || {
             let media = Ssrc(new_ssrc());
-            let rtx = accepted.config.codecs.iter().any(|codec| codec.rtx.is_some()).then(|| Ssrc(new_ssrc()));
-            accepted.config.local_stream = Some(StreamPair { media, rtx });
-        }
+            StreamPair { media, rtx: has_rtx.then(|| Ssrc(new_ssrc())) }
+        };
+        accepted.config.local_stream = Some(before.unwrap_or_else(new));
     }
     Ok(accepted)
 }
 
-fn flows(media: &Media, purpose: Purpose) -> bool {
-    match purpose {
-        Purpose::Publish => media.direction.sends(),
-        Purpose::Watch => media.direction.receives(),
+/// What an m-line is used for, if it is.
+fn purpose_of(media: &Media, ways: Ways) -> Option<Purpose> {
+    let (sends, receives) = (media.direction.sends(), media.direction.receives());
+    match ways {
+        Ways::Only(Purpose::Publish) => sends.then_some(Purpose::Publish),
+        Ways::Only(Purpose::Watch) => receives.then_some(Purpose::Watch),
+        Ways::Each if sends => Some(Purpose::Publish),
+        Ways::Each => receives.then_some(Purpose::Watch),
     }
 }
 
@@ -270,10 +384,7 @@ fn accept_media(
     let mut config = MediaConfig {
         mid,
         kind,
-        direction: match purpose {
-            Purpose::Publish => Direction::RecvOnly,
-            Purpose::Watch => Direction::SendOnly,
-        },
+        direction: if purpose == Purpose::Publish { Direction::RecvOnly } else { Direction::SendOnly },
         codecs: codecs.iter().map(|codec| codec.config).collect(),
         extensions: map,
         fec: (kind == MediaKind::Video).then(|| codec::fec(media, &codecs, purpose)).flatten(),
@@ -311,19 +422,34 @@ fn no_common_codec(media: &Media, kind: MediaKind, policy: &CodecPolicy) -> Nego
     NegotiateError::NoCommonCodec { section: media.label.clone(), offered: codec::offered_names(media), handled }
 }
 
-/// Payload types and SSRCs are shared by the whole BUNDLE group (RFC 8843 §9.1): none may have two meanings.
+/// Payload types and SSRCs are shared by the whole BUNDLE group (RFC 8843 §9.1): none may have two meanings, though several m-lines
+/// may give a payload type the same one.
 fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
-    let mut payload_types = 0_u128;
+    let mut meanings: Vec<(PayloadType, (MediaKind, &str, Option<PayloadType>))> = Vec::new();
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
-        let fec = accepted.config.fec.iter().flat_map(FecConfig::payload_types);
-        let of_codecs = accepted.config.codecs.iter().flat_map(|codec| [Some(codec.payload_type), codec.rtx, codec.red]);
-        for payload_type in of_codecs.flatten().chain(fec) {
-            let bit = 1_u128.checked_shl(u32::from(payload_type.0)).unwrap_or(0);
-            if payload_types & bit != 0 {
+        let kind = accepted.config.kind;
+        let fec = accepted.config.fec.iter().flat_map(|fec| {
+            let repeats = fec.red_rtx.map(|rtx| (rtx, "rtx", Some(fec.red)));
+            [(fec.red, "red", None), (fec.ulpfec, "ulpfec", None)].into_iter().chain(repeats)
+        });
+        let of_codecs = accepted.config.codecs.iter().flat_map(|codec| {
+            let own = codec.payload_type;
+            let repeats = [(codec.rtx, "rtx"), (codec.red, "red")];
+            let repeats = repeats.into_iter().filter_map(move |(number, name)| Some((number?, name, Some(own))));
+            std::iter::once((own, codec.codec.name(), None)).chain(repeats)
+        });
+        let mut own: Vec<PayloadType> = Vec::new();
+        for (payload_type, name, of) in of_codecs.chain(fec) {
+            let meaning = (kind, name, of);
+            let known = meanings.iter().find(|(number, _)| *number == payload_type);
+            if own.contains(&payload_type) || known.is_some_and(|(_, other)| *other != meaning) {
                 return Err(NegotiateError::PayloadTypeConflict { payload_type: payload_type.0 });
             }
-            payload_types |= bit;
+            own.push(payload_type);
+            if known.is_none() {
+                meanings.push((payload_type, meaning));
+            }
         }
         for pair in &accepted.config.remote_streams {
             for ssrc in [Some(pair.media), pair.rtx].into_iter().flatten() {
@@ -338,16 +464,21 @@ fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
 }
 
 /// The answer's BUNDLE group, in the offer's order, and the index of its tagged m-line (RFC 8843 §7.3).
-fn bundle(offer: &Offer, accepted: &[Accepted]) -> (Vec<Mid>, usize) {
-    let mut group: Vec<&Accepted> = Vec::with_capacity(accepted.len());
+fn bundle(offer: &Offer, accepted: &[Accepted], data: Option<&DataSection>) -> (Vec<Mid>, usize) {
+    let index_of = |mid: &str| offer.media.iter().position(|media| media.mid == Some(mid));
+    let mut group: Vec<(usize, Mid)> = Vec::with_capacity(accepted.len() + 1);
     for mid in &offer.bundle {
-        let member = accepted.iter().find(|accepted| accepted.config.mid.as_str() == *mid);
-        group.extend(member.filter(|member| !group.iter().any(|other| other.index == member.index)));
+        let of_media = accepted.iter().map(|accepted| accepted.config.mid).find(|own| own.as_str() == *mid);
+        let member = of_media.or(data.map(|data| data.mid).filter(|own| own.as_str() == *mid));
+        if let (Some(member), Some(index)) = (member, index_of(mid))
+            && !group.iter().any(|(other, _)| *other == index)
+        {
+            group.push((index, member));
+        }
     }
-    let tagged = group.first().map_or(0, |accepted| accepted.index);
-    (group.into_iter().map(|accepted| accepted.config.mid).collect(), tagged)
+    let tagged = group.first().map_or(0, |(index, _)| *index);
+    (group.into_iter().map(|(_, mid)| mid).collect(), tagged)
 }
-
 /// The peer's transport: attributes of the tagged m-line, else of the session, else of the first m-line that has them (a
 /// `bundle-only` m-line has none, and becomes the tagged one when those before it are rejected).
 struct Transport<'o, 's> {

@@ -22,7 +22,7 @@ use crate::mem::Packet;
 use crate::peer::path::PathStats;
 use crate::peer::receive::InboundStats;
 use crate::peer::send::{Binding, SenderStats};
-use crate::peer::{Keys, Peer};
+use crate::peer::{Growth, Keys, Peer};
 use crate::room::shard::{Shard, Subscriber};
 use crate::rtp::layers::{Choice, Layers};
 use crate::rtp::media::Media;
@@ -49,6 +49,11 @@ pub enum Command {
     /// The session has ended: give its state back, forget its addresses.
     Remove {
         peer: PeerId,
+    },
+    /// More was agreed on with the session.
+    Grow {
+        peer: PeerId,
+        growth: Box<Growth>,
     },
     /// A datagram of DTLS to send to the session.
     Datagram {
@@ -159,6 +164,7 @@ pub enum Spent {
     Peer(Box<Peer>),
     Shard(Box<Shard>),
     Keys(Box<Keys>),
+    Growth(Box<Growth>),
     Bytes(Box<[u8]>),
 }
 

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, moving, publish, stats, watch } from './browsers.mjs';
 import { Relay } from './relay.mjs';
-import { pause, serve } from './server.mjs';
+import { pause, serve, until } from './server.mjs';
 
 const SENT = 'distributary_sent_fec_packets_total';
 
@@ -116,3 +116,13 @@ for (const [codec, noNack] of [['VP8', true], ['VP8', false], ['VP9', true]]) {
     if (noNack) assert.equal(counted.asked, 0, seen);
   });
 }
+
+test('a simulcast publisher that may send FEC is seen', { timeout: 90_000 }, async () => {
+  const room = 'fec-simulcast';
+  const publisher = await publish(browser, server, room, { codec: 'VP8', fec: true, simulcast: true, width: 960, height: 540, frameRate: 15 });
+  assert.match(await publisher.evaluate(() => window.session.answer), /ulpfec\/90000/);
+  const viewer = await watch(browser, server, room);
+  await moving(viewer);
+  await until('the publisher sends more than one encoding', 20_000, async () => (await stats(publisher)).layers.length >= 2);
+  await moving(viewer, { what: 'viewer, after more encodings started,' });
+});

@@ -32,6 +32,12 @@ test('firefox publishes, chromium watches', { timeout: 90_000 }, async () => {
   assert.match((await stats(viewer)).codec, /VP8/i);
 });
 
+test('firefox publishes all its video in RED, with FEC when it loses, chromium watches', { timeout: 90_000 }, async () => {
+  const publisher = await publish(fox, server, 'fox-fec', { codec: 'VP8', fec: true, sound: 'microphone' });
+  assert.match(await publisher.evaluate(() => window.session.answer), /ulpfec\/90000/);
+  await moving(await watch(chrome, server, 'fox-fec'));
+});
+
 test('firefox publishes in simulcast, chromium watches', { timeout: 90_000 }, async () => {
   await publish(fox, server, 'fox-simulcast', {
     codec: 'VP8', simulcast: true, sound: 'microphone', width: 1280, height: 720, frameRate: 15,

@@ -92,6 +92,8 @@ impl Server {
             room_sessions_max: sessions_max,
             load_max: 90,
             codecs: CodecPolicy::new([Codec::Opus, Codec::Vp8]),
+            ice_servers: Vec::new(),
+            epoch: EPOCH,
         };
         let links = director::Links {
             requests,

@@ -116,12 +116,12 @@ fn address(slot: usize) -> SocketAddr {
 /// The session that publishes: slot 0.
 fn publisher() -> Peer {
     let media = config(Direction::RecvOnly, StreamPair { media: PUBLISHER_SSRC, rtx: None });
-    Peer::new(peer_id(0), &[media], &[TRACK], Ssrc(1), || 0)
+    Peer::new(peer_id(0), &[media], Some(&[TRACK]), Ssrc(1), || 0)
 }
 
 fn viewer(slot: usize) -> Peer {
     let media = config(Direction::SendOnly, StreamPair { media: Ssrc(1_000 + slot as u32), rtx: None });
-    Peer::new(peer_id(slot), &[media], &[], Ssrc(1), || slot as u64 * 0x1_0001_0001)
+    Peer::new(peer_id(slot), &[media], None, Ssrc(1), || slot as u64 * 0x1_0001_0001)
 }
 
 fn binding() -> Binding {

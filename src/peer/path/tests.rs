@@ -536,7 +536,7 @@ impl Session {
         let profile = Profile::AeadAes128Gcm;
         let material = KeyingMaterial::from_exporter(profile, &vec![7; profile.keying_material_len()]).unwrap();
         let ((outbound, inbound), (_, remote)) = (material.clone().split(true), material.split(false));
-        let mut peer = Peer::new(PeerId::default(), &[media], &[], Ssrc(1), || 0x1234);
+        let mut peer = Peer::new(PeerId::default(), &[media], None, Ssrc(1), || 0x1234);
         peer.set_keys(Box::new(Keys { outbound: Sender::new(&outbound), inbound: Receiver::new(&inbound, 0) }));
         peer.checked("192.0.2.1:5000".parse().unwrap(), true, Micros::ZERO);
         let rtx = rtx.then_some(RTX);

@@ -1,11 +1,11 @@
 //! Layers as people name them: a viewer's wish becomes a choice, and choices become something to show.
 
-use super::{Director, Session};
+use super::{Director, Part, Session};
 use crate::limits::{QUALITIES_MAX, TEMPORAL_LAYERS_MAX};
 use crate::room::shard::Subscriber;
-use crate::rtp::config::{MediaConfig, MediaKind};
+use crate::rtp::config::{Direction, MediaConfig, MediaKind};
 use crate::rtp::layers::{Choice, Layers};
-use crate::signal::api::{LayerView, LayerWish, Purpose, QualityView, Refusal, SessionPath};
+use crate::signal::api::{LayerView, LayerWish, QualityView, Refusal, SessionPath};
 use crate::units::Micros;
 use crate::worker::mail::Command;
 
@@ -18,7 +18,7 @@ impl Director {
         let slot = self.find(path)?;
         let Some(session) = self.sessions.get(&slot) else { return Err(Refusal::UnknownSession) };
         let refuse = |reason: String| Err(Refusal::Layer { reason });
-        let mut sent = session.agreed.media.iter().filter(|media| media.local_stream.is_some()).enumerate();
+        let mut sent = session.lines.iter().enumerate();
         let line = match &wish.media_id {
             Some(mid) => sent.find(|(_, media)| media.mid.as_str() == mid),
             None => sent.find(|(_, media)| media.kind == MediaKind::Video),
@@ -45,26 +45,31 @@ impl Director {
         };
         let temporal = wish.max_temporal_layer_id.unwrap_or(u8::MAX).min(TEMPORAL_LAYERS_MAX as u8 - 1);
         let wished = (wish.active != Some(false)).then_some(Choice { quality, temporal });
-        let (peer, worker, index) = (session.id, session.worker, index as u16);
-        if let Some(session) = self.sessions.get_mut(&slot) {
-            session.wishes.retain(|(other, _)| *other != index);
-            session.wishes.push((index, wished));
-        }
-        if let Some(office) = worker.and_then(|worker| self.workers.get_mut(worker.0 as usize)) {
-            office.send(Command::Wish { subscriber: Subscriber { peer: slot, sender: index }, peer, wish: wished });
-        }
+        let index = index as u16;
+        self.want(slot, index, wished);
         Ok(())
     }
 
+    /// Sets the best that is wanted on an m-line that the server sends on.
+    pub(super) fn want(&mut self, slot: u32, index: u16, wished: Option<Choice>) {
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        let (peer, worker) = (session.id, session.worker);
+        session.wishes.retain(|(other, _)| *other != index);
+        session.wishes.push((index, wished));
+        if let Some(office) = worker.and_then(|worker| self.workers.get_mut(worker.0 as usize)) {
+            office.send(Command::Wish { subscriber: Subscriber { peer: slot, sender: index }, peer, wish: wished });
+        }
+    }
+
     /// The video that a viewer's publisher sends, or the publisher itself.
-    fn published(&self, session: &Session) -> Option<&MediaConfig> {
-        let publisher = self.sessions.get(&self.rooms.get(&session.room)?.publisher?)?;
-        publisher.agreed.media.iter().find(|media| media.kind == MediaKind::Video)
+    fn picture<'a>(&'a self, session: &'a Session) -> Option<&'a MediaConfig> {
+        let publisher = if session.part == Part::Viewer { self.on_stage(session)? } else { session };
+        publisher.agreed.media.iter().find(|media| media.kind == MediaKind::Video && media.direction == Direction::RecvOnly)
     }
 
     /// The names of the publisher's encodings, by index.
     fn encodings(&self, session: &Session) -> Vec<String> {
-        let Some(media) = self.published(session) else { return Vec::new() };
+        let Some(media) = self.picture(session) else { return Vec::new() };
         match media.rids.len() {
             0 => (0..media.remote_streams.len().max(1)).map(|index| index.to_string()).collect(),
             _ => media.rids.iter().map(|rid| rid.to_string()).collect(),
@@ -78,7 +83,7 @@ impl Director {
 
     /// What was chosen for a viewer, and what it is sent.
     pub(super) fn layer_views(&self, session: &Session) -> (Option<LayerView>, Option<LayerView>) {
-        let publisher = self.rooms.get(&session.room).and_then(|room| self.sessions.get(&room.publisher?));
+        let publisher = self.on_stage(session).filter(|_| session.part == Part::Viewer);
         let Some(layers) = publisher.and_then(|publisher| publisher.stats.layers) else { return (None, None) };
         let names = self.encodings(session);
         let view = |choice: Choice| match layers.scalable() {
@@ -103,8 +108,12 @@ impl Director {
     /// The publisher's encodings that nobody is sent, has asked for by name, or would be given next. Never among them: the one that
     /// takes least, so that there is something for whoever comes, and what has not flowed yet.
     pub(super) fn unwatched(&self, session: &Session, now: Micros) -> Vec<String> {
-        let layers = session.stats.layers.filter(|layers| session.purpose == Purpose::Publish && !layers.scalable());
+        let layers = session.stats.layers.filter(|layers| session.part == Part::Publisher && !layers.scalable());
         let (Some(layers), Some(room)) = (layers, self.rooms.get(&session.room)) else { return Vec::new() };
+        // Members say what they watch in another way, which this does not look at.
+        if !room.members.is_empty() && room.watched_by_members() {
+            return Vec::new();
+        }
         let names = self.encodings(session);
         let mut rising: Vec<u8> = (0..names.len().min(QUALITIES_MAX) as u8).filter(|quality| layers.known(*quality) > 0).collect();
         rising.sort_by_key(|quality| layers.known(*quality));

@@ -1,143 +1,231 @@
-//! Who is joined to what: rooms, tracks, and the subscriptions that follow from them.
+//! Who is joined to what: the sessions and members of each room, and what its viewers are shown.
 //!
-//! A track has a shard on its publisher's worker and on each worker with a viewer of it; the publisher's worker knows which
-//! those are. Both follow from counting viewers per worker here.
+//! A room has at most one WHIP publisher, any number of members ([`super::members`]), who may all publish, and any number of viewers
+//! (WHEP). A viewer has one m-line for sound and one for video, so it is shown one publisher at a time, who is said to be on stage: the
+//! WHIP publisher if there is one, else whichever of the members who publish spoke last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Director, Session, State};
-use crate::limits::{ROOMS_RECORDED_MAX, SPEAKERS_MAX, TRACK_CACHE, WORKERS_MAX};
-use crate::peer::send::Binding;
-use crate::room::shard::{Shard, Subscriber};
+use super::feeds::line_for;
+use super::members::Member;
+use super::{Director, Part, Session};
+use crate::limits::{ROOMS_RECORDED_MAX, SPEAKERS_MAX};
 use crate::room::speaker::Speakers;
-use crate::rtp::config::{CodecConfig, Direction, Format, MediaConfig, MediaKind};
 use crate::rtp::level::{STEP, STEPS};
 use crate::signal::api::{Recorded, Refusal};
-use crate::signal::negotiate::{Agreed, Purpose};
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
 use crate::worker::tap::{Notice, TappedTrack};
 
 /// The sessions of one name.
 pub(super) struct Room {
+    /// LiveKit's id of it.
+    pub sid: String,
+    pub since: Micros,
     pub publisher: Option<u32>,
     pub viewers: BTreeSet<u32>,
+    /// By identity.
+    pub members: BTreeMap<String, Member>,
+    /// Whom viewers are shown: the session that publishes.
+    pub stage: Option<u32>,
     pub speakers: Speakers,
+    /// What members were last told of who speaks: ids of members.
+    pub speaking: Vec<String>,
+    /// Of a room that was made by request or has had members: how it is kept, and what is told of it.
+    pub settings: RoomSettings,
+    /// Since when nobody is in it.
+    pub empty: Option<Micros>,
+    /// Somebody was in it.
+    pub used: bool,
 }
 
-impl Default for Room {
-    fn default() -> Self {
-        // Levels come with the statistics, once a second.
-        let speakers = Speakers::new(SPEAKERS_MAX, Micros::from_millis(1_500));
-        Room { publisher: None, viewers: BTreeSet::new(), speakers }
-    }
+/// What `CreateRoom` says of a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomSettings {
+    /// Made by request: it stays while nobody is there, for a time.
+    pub made: bool,
+    /// How long it stays before anybody came, and after the last one left.
+    pub empty_timeout: Micros,
+    pub departure_timeout: Micros,
+    /// 0: as many as the server takes.
+    pub members_max: usize,
+    pub metadata: String,
 }
 
 impl Room {
-    pub fn len(&self) -> usize {
-        self.viewers.len() + self.publisher.is_some() as usize
+    pub fn new(sid: String, now: Micros) -> Room {
+        // Levels come with the statistics, once a second.
+        let speakers = Speakers::new(SPEAKERS_MAX, Micros::from_millis(1_500));
+        let (viewers, members, settings) = Default::default();
+        let (publisher, stage, empty, speaking, used) = (None, None, Some(now), Vec::new(), false);
+        Room { sid, since: now, publisher, viewers, members, stage, speakers, speaking, settings, empty, used }
     }
-}
 
-/// A published m-line.
-pub(super) struct Track {
-    id: TrackId,
-    publisher: PeerId,
-    kind: MediaKind,
-    /// Simulcast encodings that were agreed on; at least one.
-    encodings: usize,
-    pub codec: CodecConfig,
-    /// The publisher's worker, once claimed: where the owning shard is.
-    owner: Option<WorkerId>,
-    /// Viewers on each worker.
-    viewers: [u32; WORKERS_MAX],
+    pub fn len(&self) -> usize {
+        self.viewers.len() + self.members.len() + self.publisher.is_some() as usize
+    }
+
+    /// All sessions that may publish.
+    pub fn publishers(&self) -> impl Iterator<Item = u32> + '_ {
+        let members = self.members.values().filter_map(|member| member.publisher);
+        self.publisher.into_iter().chain(members)
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = u32> + '_ {
+        let watching = self.members.values().filter(|member| member.subscriber != member.publisher);
+        self.publishers().chain(watching.filter_map(|member| member.subscriber)).chain(self.viewers.iter().copied())
+    }
+
+    /// Every session of the room, publishers first.
+    pub fn all_sessions(&self) -> Vec<u32> {
+        self.sessions().collect()
+    }
 }
 
 impl Director {
-    /// Gives track ids to the m-lines that a session sends.
-    pub(super) fn open_tracks(&mut self, publisher: PeerId, agreed: &Agreed) -> Vec<TrackId> {
-        let received = agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
-        let mut ids = Vec::new();
-        for media in received {
-            let (Some(slot), Some(codec)) = (self.free_tracks.pop_front(), media.codecs.first().copied()) else { continue };
-            let id = TrackId { slot, generation: publisher.generation };
-            self.tracks.insert(
-                slot,
-                Track {
-                    id,
-                    publisher,
-                    kind: media.kind,
-                    encodings: media.rids.len().max(media.remote_streams.len()),
-                    codec,
-                    owner: None,
-                    viewers: [0; WORKERS_MAX],
-                },
-            );
-            ids.push(id);
+    /// The room of a name, made if there is none.
+    pub(super) fn room_mut(&mut self, name: &str) -> &mut Room {
+        let now = self.now;
+        if !self.rooms.contains_key(name) {
+            let sid = format!("RM_{}", self.token(12));
+            self.rooms.insert(name.to_owned(), Room::new(sid, now));
         }
-        ids
+        self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(String::new(), now))
     }
 
     pub(super) fn enter_room(&mut self, session: &Session) {
-        let room = self.rooms.entry(session.room.clone()).or_default();
-        match session.purpose {
-            Purpose::Publish => room.publisher = Some(session.id.slot),
-            Purpose::Watch => {
-                room.viewers.insert(session.id.slot);
+        let slot = session.id.slot;
+        let room = self.room_mut(&session.room);
+        room.empty = None;
+        room.used = true;
+        match session.part {
+            Part::Publisher => room.publisher = Some(slot),
+            Part::Viewer => {
+                room.viewers.insert(slot);
             }
+            Part::Member { .. } => {}
         }
     }
 
     pub(super) fn leave_room(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
-        let Some(room) = self.rooms.get_mut(&session.room) else { return };
+        let name = session.room.clone();
+        let Some(room) = self.rooms.get_mut(&name) else { return };
         room.viewers.remove(&slot);
         if room.publisher == Some(slot) {
             room.publisher = None;
         }
-        if room.len() == 0 {
-            self.rooms.remove(&session.room);
+        self.set_stage(&name);
+        self.tidy_room(&name);
+    }
+
+    /// A room in which nobody is left goes, unless it is to stay for a while.
+    pub(super) fn tidy_room(&mut self, name: &str) {
+        let now = self.now;
+        let Some(room) = self.rooms.get_mut(name).filter(|room| room.len() == 0) else { return };
+        let since = *room.empty.get_or_insert(now);
+        let RoomSettings { made, empty_timeout, departure_timeout, .. } = room.settings;
+        let stays = if room.used { departure_timeout } else { empty_timeout };
+        if !made || now.since(since) >= stays.0 {
+            self.rooms.remove(name);
         }
+    }
+
+    /// Ends empty rooms whose time has come.
+    pub(super) fn tidy_rooms(&mut self) {
+        let empty: Vec<String> =
+            self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
+        empty.iter().for_each(|name| self.tidy_room(name));
     }
 
     /// Takes in how loud a publisher was in the last second.
     pub(super) fn listen(&mut self, slot: u32, now: Micros) {
         let Some(session) = self.sessions.get(&slot) else { return };
         let Some(track) = session.sound() else { return };
-        let Some(room) = self.rooms.get_mut(&session.room) else { return };
+        let name = session.room.clone();
+        let Some(room) = self.rooms.get_mut(&name) else { return };
         for (index, level) in session.stats.inbound.levels.until(session.stats.at).into_iter().enumerate() {
             let ago = STEP.0 * (STEPS - 1 - index) as u64;
             room.speakers.hear(track, level, Micros(now.0.saturating_sub(ago)));
         }
         room.speakers.settle(now);
+        self.set_stage(&name);
+        self.tell_speakers(&name);
     }
 
-    /// A session has a worker now: its tracks get their shards, its subscriptions begin.
-    pub(super) fn connect_media(&mut self, slot: u32) {
-        let Some(session) = self.sessions.get(&slot) else { return };
-        let Some(worker) = session.worker else { return };
-        let tracks = session.tracks.clone();
-        let Some(room) = self.rooms.get(&session.room) else { return };
-        match session.purpose {
-            Purpose::Publish => {
-                let viewers: Vec<u32> = room.viewers.iter().copied().collect();
-                for track in &tracks {
-                    self.own_track(*track, worker);
-                }
-                self.open_tap(slot, worker);
-                for track in &tracks {
-                    for viewer in &viewers {
-                        self.subscribe(*viewer, *track);
-                    }
-                }
-            }
-            Purpose::Watch => {
-                let publisher = room.publisher.and_then(|publisher| self.sessions.get(&publisher));
-                for track in publisher.map(|publisher| publisher.tracks.clone()).unwrap_or_default() {
-                    self.subscribe(slot, track);
-                }
+    /// Shows the viewers whoever is to be on stage now.
+    pub(super) fn set_stage(&mut self, name: &str) {
+        let Some(room) = self.rooms.get(name) else { return };
+        let publishes = |slot: &u32| self.sessions.get(slot).is_some_and(|session| !session.tracks.is_empty());
+        let speaks = |track: TrackId| {
+            let of = |slot: &u32| self.sessions.get(slot).is_some_and(|session| session.tracks.contains(&track));
+            room.publishers().find(of)
+        };
+        let stays = room.stage.filter(|slot| room.publishers().any(|other| other == *slot)).filter(publishes);
+        let speaker = room.speakers.dominant().and_then(speaks);
+        let stage = room.publisher.or(speaker).or(stays).or_else(|| room.publishers().find(publishes));
+        if stage == room.stage {
+            return;
+        }
+        let viewers: Vec<u32> = room.viewers.iter().copied().collect();
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.stage = stage;
+        }
+        for viewer in viewers {
+            self.starve_lines(viewer);
+            self.watch_stage(viewer);
+        }
+    }
+
+    fn starve_lines(&mut self, slot: u32) {
+        let senders: Vec<u16> =
+            self.sessions.get(&slot).map(|session| session.feeds.iter().map(|feed| feed.sender).collect()).unwrap_or_default();
+        senders.into_iter().for_each(|sender| self.starve(slot, sender));
+    }
+
+    /// Feeds a viewer's m-lines from whoever is on stage.
+    pub(super) fn watch_stage(&mut self, viewer: u32) {
+        let Some(session) = self.sessions.get(&viewer).filter(|session| session.part == Part::Viewer) else { return };
+        let on_stage = self.on_stage(session).map(|publisher| publisher.tracks.clone()).unwrap_or_default();
+        for id in on_stage {
+            let Some(track) = self.track(id) else { continue };
+            let Some(session) = self.sessions.get(&viewer) else { return };
+            let Some(line) = line_for(&session.lines, track) else {
+                let (name, room, codec) = (&session.name, &session.room, track.codec.codec.name());
+                tracing::warn!(session = name, room, codec, "viewer cannot decode the track");
+                continue;
+            };
+            if session.feeds.iter().all(|feed| feed.sender != line) {
+                self.feed(viewer, line, id);
             }
         }
+    }
+
+    /// The session that a viewer is shown.
+    pub(super) fn on_stage(&self, viewer: &Session) -> Option<&Session> {
+        self.sessions.get(&self.rooms.get(&viewer.room)?.stage?)
+    }
+
+    /// What a session publishes has changed: viewers and members are given it, a recording of it begins anew.
+    pub(super) fn published(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let (id, room, worker, tracks) = (session.id, session.room.clone(), session.worker, session.tracks.clone());
+        self.close_tap(id);
+        if let Some(worker) = worker {
+            tracks.iter().for_each(|track| self.own_track(*track, worker));
+            self.open_tap(slot, worker);
+        }
+        self.set_stage(&room);
+        let on_stage = self.rooms.get(&room).filter(|room| room.stage == Some(slot));
+        let viewers: Vec<u32> = on_stage.map(|room| room.viewers.iter().copied().collect()).unwrap_or_default();
+        viewers.into_iter().for_each(|viewer| self.watch_stage(viewer));
+    }
+
+    /// A session has a worker now: its tracks get their shards, what it is fed from begins to flow.
+    pub(super) fn connect_media(&mut self, slot: u32) {
+        self.published(slot);
+        self.watch_stage(slot);
+        self.let_flow(slot);
     }
 
     /// Taps a publisher's tracks if its room is one of those to be tapped.
@@ -146,6 +234,9 @@ impl Director {
         let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| source.wants(&session.room)) else { return };
         let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
         let tracks: Vec<TappedTrack> = tracks.map(|track| TappedTrack { id: track.id, codec: track.codec }).collect();
+        if tracks.is_empty() {
+            return;
+        }
         // The reader first: it would not know what packets of unknown tracks are.
         let (room, name) = (session.room.clone(), session.name.clone());
         source.open.insert(session.id);
@@ -155,233 +246,66 @@ impl Director {
         }
     }
 
-    fn close_tap(&mut self, publisher: PeerId) -> bool {
+    pub(super) fn close_tap(&mut self, publisher: PeerId) -> bool {
         let Some(source) = self.tap.as_mut().filter(|source| source.open.contains(&publisher)) else { return false };
         source.open.remove(&publisher);
         source.tell(Notice::Closed { publisher });
         true
     }
 
-    /// Has a room's publisher recorded, whoever comes too, until [`Director::stop_recording`].
+    /// Has whoever publishes in a room recorded, whoever comes too, until [`Director::stop_recording`].
     pub(super) fn start_recording(&mut self, room: String) -> Result<Recorded, Refusal> {
         let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
         if source.requested.len() >= ROOMS_RECORDED_MAX && !source.requested.contains(&room) {
             return Err(Refusal::Busy);
         }
         source.requested.insert(room.clone());
-        let publisher = self.rooms.get(&room).and_then(|room| room.publisher);
-        let session = publisher.and_then(|slot| Some((slot, self.sessions.get(&slot)?)));
-        let joined = session.and_then(|(slot, session)| Some((slot, session.id, session.worker?)));
         let open = |director: &Director, id| director.tap.as_ref().is_some_and(|source| source.open.contains(&id));
-        if let Some((slot, id, worker)) = joined
-            && !open(self, id)
-        {
-            self.open_tap(slot, worker);
+        let mut publishing = false;
+        for (slot, id, worker) in self.publishing(&room) {
+            if !open(self, id) {
+                self.open_tap(slot, worker);
+            }
+            publishing |= open(self, id);
         }
-        Ok(Recorded { room, publishing: joined.is_some_and(|(_, id, _)| open(self, id)) })
+        Ok(Recorded { room, publishing })
+    }
+
+    /// The sessions of a room that publish and have a worker.
+    fn publishing(&self, room: &str) -> Vec<(u32, PeerId, WorkerId)> {
+        let publishers = self.rooms.get(room).into_iter().flat_map(Room::publishers);
+        let sessions = publishers.filter_map(|slot| self.sessions.get(&slot));
+        sessions.filter_map(|session| Some((session.id.slot, session.id, session.worker?))).collect()
     }
 
     /// Ends that, and the recording of who publishes now, by whatever it was begun.
     pub(super) fn stop_recording(&mut self, room: &str) -> Result<(), Refusal> {
         let source = self.tap.as_mut().ok_or(Refusal::NoRecorder)?;
-        let requested = source.requested.remove(room);
-        let publisher = self.rooms.get(room).and_then(|room| self.sessions.get(&room.publisher?));
-        let session = publisher.map(|session| (session.id, session.worker, session.tracks.clone()));
-        let Some((_, worker, tracks)) = session.filter(|(id, ..)| self.close_tap(*id)) else {
-            return if requested { Ok(()) } else { Err(Refusal::NotRecorded { room: room.to_owned() }) };
-        };
-        if let Some(office) = worker.and_then(|worker| self.workers.get_mut(worker.0 as usize)) {
-            tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
-        }
-        Ok(())
-    }
-
-    fn own_track(&mut self, id: TrackId, worker: WorkerId) {
-        if let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id) {
-            track.owner = Some(worker);
-        }
-        self.open_shard(id, worker);
-    }
-
-    /// Gives a worker its shard of a track.
-    fn open_shard(&mut self, id: TrackId, worker: WorkerId) {
-        let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
-        let Some(owner) = track.owner else { return };
-        let cache = if track.kind == MediaKind::Video { TRACK_CACHE } else { TRACK_CACHE / 8 };
-        let shard = Shard::new(id, owner, track.publisher.slot, track.kind, self.companion(track), track.encodings, cache);
-        if let Some(office) = self.workers.get_mut(worker.0 as usize) {
-            office.send(Command::OpenShard { shard: Box::new(shard) });
-        }
-    }
-
-    /// The video that a sound belongs to.
-    fn companion(&self, track: &Track) -> Option<TrackId> {
-        let publisher = self.sessions.get(&track.publisher.slot).filter(|_| track.kind == MediaKind::Audio)?;
-        let is_video = |id: &&TrackId| self.tracks.get(&id.slot).is_some_and(|track| track.kind == MediaKind::Video);
-        publisher.tracks.iter().find(is_video).copied()
-    }
-
-    /// Feeds a viewer's m-line of the right kind from a track, if both have a worker and the viewer can decode it.
-    fn subscribe(&mut self, viewer: u32, id: TrackId) {
-        let Some(track) = self.tracks.get(&id.slot).filter(|track| track.id == id) else { return };
-        let Some(session) = self.sessions.get(&viewer).filter(|session| session.state != State::Ending) else { return };
-        let (Some(owner), Some(worker)) = (track.owner, session.worker) else { return };
-        let Some((sender, codec)) = match_sender(&session.agreed.media, track) else {
-            tracing::warn!(
-                session = session.name,
-                room = session.room,
-                codec = track.codec.codec.name(),
-                "viewer cannot decode the track"
-            );
-            return;
-        };
-        let binding = Binding { track: id, payload_type: codec.payload_type, rtx: codec.rtx, clock_rate: track.codec.clock_rate };
-        let (peer, wish) = (session.id, session.wishes.iter().find(|(index, _)| *index == sender).copied());
-        let first_here = track.viewers[worker.0 as usize] == 0;
-        if first_here && worker != owner {
-            self.open_shard(id, worker);
-        }
-        if let Some(track) = self.tracks.get_mut(&id.slot) {
-            track.viewers[worker.0 as usize] += 1;
-        }
-        if first_here {
-            self.route(id);
-        }
-        if let Some(office) = self.workers.get_mut(worker.0 as usize) {
-            let subscriber = Subscriber { peer: viewer, sender };
-            office.send(Command::Subscribe { subscriber, peer, binding });
-            if let Some((_, wish)) = wish {
-                office.send(Command::Wish { subscriber, peer, wish });
+        let mut any = source.requested.remove(room);
+        for (slot, id, worker) in self.publishing(room) {
+            if !self.close_tap(id) {
+                continue;
+            }
+            any = true;
+            let tracks = self.sessions.get(&slot).map(|session| session.tracks.clone()).unwrap_or_default();
+            if let Some(office) = self.workers.get_mut(worker.0 as usize) {
+                tracks.into_iter().for_each(|track| office.send(Command::Untap { track }));
             }
         }
-    }
-
-    /// Tells the publisher's worker which others want the track.
-    fn route(&mut self, id: TrackId) {
-        let Some(track) = self.tracks.get(&id.slot) else { return };
-        let Some(owner) = track.owner else { return };
-        let mut others = 0u64;
-        for (worker, viewers) in track.viewers.iter().enumerate() {
-            if *viewers > 0 && worker != owner.0 as usize {
-                others |= 1 << worker;
-            }
-        }
-        if let Some(office) = self.workers.get_mut(owner.0 as usize) {
-            office.send(Command::Route { track: id, others });
-        }
+        if any { Ok(()) } else { Err(Refusal::NotRecorded { room: room.to_owned() }) }
     }
 
     /// Undoes [`Director::connect_media`].
     pub(super) fn disconnect_media(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
-        let worker = session.worker;
-        match session.purpose {
-            Purpose::Publish => {
-                let (publisher, tracks) = (session.id, session.tracks.clone());
-                self.close_tap(publisher);
-                for id in tracks {
-                    if let Some(room) = self.rooms.get_mut(&self.sessions[&slot].room) {
-                        room.speakers.forget(id);
-                    }
-                    self.close_track(id);
-                }
+        let (publisher, tracks, room) = (session.id, session.tracks.clone(), session.room.clone());
+        self.close_tap(publisher);
+        self.starve_all(slot);
+        for id in tracks {
+            if let Some(room) = self.rooms.get_mut(&room) {
+                room.speakers.forget(id);
             }
-            Purpose::Watch => {
-                let publisher = self.rooms.get(&session.room).and_then(|room| self.sessions.get(&room.publisher?));
-                let tracks = publisher.map(|publisher| publisher.tracks.clone()).unwrap_or_default();
-                let media = session.agreed.media.clone();
-                for id in tracks {
-                    if let Some(worker) = worker {
-                        self.unsubscribe(id, worker, &media);
-                    }
-                }
-            }
+            self.close_track(id);
         }
-    }
-
-    /// One viewer less of a track on a worker. The worker itself unbinds what belongs to a session it removes.
-    fn unsubscribe(&mut self, id: TrackId, worker: WorkerId, media: &[MediaConfig]) {
-        let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id) else { return };
-        if match_sender(media, track).is_none() || track.owner.is_none() {
-            return;
-        }
-        let viewers = &mut track.viewers[worker.0 as usize];
-        *viewers = viewers.saturating_sub(1);
-        if *viewers == 0 {
-            let owner = track.owner;
-            self.route(id);
-            if owner != Some(worker)
-                && let Some(office) = self.workers.get_mut(worker.0 as usize)
-            {
-                office.send(Command::CloseShard { track: id });
-            }
-        }
-    }
-
-    fn close_track(&mut self, id: TrackId) {
-        let Some(track) = self.tracks.remove(&id.slot) else { return };
-        for (worker, office) in self.workers.iter_mut().enumerate() {
-            let owns = track.owner.is_some_and(|owner| owner.0 as usize == worker);
-            if owns || track.viewers.get(worker).is_some_and(|viewers| *viewers > 0) {
-                office.send(Command::CloseShard { track: id });
-            }
-        }
-        self.free_tracks.push_back(id.slot);
-    }
-}
-
-/// The viewer's m-line for a track: index among the m-lines the server sends on, and the payload type it knows the codec by.
-fn match_sender(media: &[MediaConfig], track: &Track) -> Option<(u16, CodecConfig)> {
-    let sent = media.iter().filter(|media| media.local_stream.is_some()).enumerate();
-    for (index, media) in sent.filter(|(_, media)| media.kind == track.kind) {
-        if let Some(codec) = media.codecs.iter().find(|codec| decodes(codec, &track.codec)) {
-            return Some((index as u16, *codec));
-        }
-    }
-    None
-}
-
-/// Whether a receiver of `own` can decode a stream of `sent`.
-fn decodes(own: &CodecConfig, sent: &CodecConfig) -> bool {
-    if own.codec != sent.codec {
-        return false;
-    }
-    match (own.format, sent.format) {
-        (
-            Format::H264 { profile_idc: own_profile, packetization_mode: own_mode, .. },
-            Format::H264 { profile_idc, packetization_mode, .. },
-        ) => {
-            // A higher profile decodes a lower one, and mode 1 takes what mode 0 sends (RFC 6184 §8.1, table 6).
-            own_mode >= packetization_mode && own_profile >= profile_idc
-        }
-        (own, sent) => own == sent || own == Format::Any || sent == Format::Any,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rtp::config::{Codec, Feedback};
-    use crate::units::PayloadType;
-
-    fn h264(profile_idc: u8, packetization_mode: u8) -> CodecConfig {
-        CodecConfig {
-            codec: Codec::H264,
-            payload_type: PayloadType(102),
-            rtx: None,
-            red: None,
-            clock_rate: 90_000,
-            format: Format::H264 { profile_idc, profile_iop: 0xe0, packetization_mode },
-            feedback: Feedback::default(),
-        }
-    }
-
-    #[test]
-    fn a_higher_profile_or_mode_decodes_a_lower_one() {
-        assert!(decodes(&h264(0x42, 1), &h264(0x42, 1)));
-        assert!(decodes(&h264(0x42, 1), &h264(0x42, 0)));
-        assert!(decodes(&h264(0x64, 1), &h264(0x42, 1)));
-        assert!(!decodes(&h264(0x42, 0), &h264(0x42, 1)));
-        assert!(!decodes(&h264(0x42, 1), &h264(0x64, 1)));
     }
 }

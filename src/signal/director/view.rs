@@ -3,10 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::rooms::Room;
-use super::{Director, Session, State};
-use crate::rtp::config::{Direction, MediaKind};
+use super::{Director, Part, Session, State};
+use crate::rtp::config::{Direction, MediaConfig, MediaKind};
 use crate::signal::api::{RoomView, SessionView, TrackView};
-use crate::signal::negotiate::Purpose;
 use crate::units::{Micros, TrackId};
 use crate::worker::mail::PeerStats;
 
@@ -36,15 +35,14 @@ impl Director {
             .iter()
             .map(|(name, room)| RoomView {
                 room: name.clone(),
-                publishers: room.publisher.is_some() as usize,
+                publishers: room.publishers().count(),
                 viewers: room.viewers.len(),
-                recording: self
-                    .tap
-                    .as_ref()
-                    .zip(self.publisher(room))
-                    .is_some_and(|(source, session)| source.open.contains(&session.id)),
+                recording: self.tap.as_ref().is_some_and(|source| {
+                    let mut publishers = room.publishers().filter_map(|slot| self.sessions.get(&slot));
+                    publishers.any(|session| source.open.contains(&session.id))
+                }),
                 speaker: room.speakers.dominant().and_then(|track| self.speaker(room, track)),
-                sessions: (room.publisher.iter().chain(&room.viewers))
+                sessions: (room.all_sessions().iter())
                     .filter_map(|slot| self.sessions.get(slot))
                     .map(|session| self.session_view(session, now))
                     .collect(),
@@ -54,22 +52,15 @@ impl Director {
         views
     }
 
-    fn publisher(&self, room: &Room) -> Option<&Session> {
-        self.sessions.get(&room.publisher?)
-    }
-
     /// Id of the session that publishes a track.
-    fn speaker(&self, room: &Room, track: TrackId) -> Option<String> {
-        let session = self.publisher(room).filter(|session| session.tracks.contains(&track))?;
-        Some(session.name.clone())
+    pub(super) fn speaker(&self, room: &Room, track: TrackId) -> Option<String> {
+        let mut publishers = room.publishers().filter_map(|slot| self.sessions.get(&slot));
+        Some(publishers.find(|session| session.tracks.contains(&track))?.name.clone())
     }
 
     pub(super) fn session_view(&self, session: &Session, now: Micros) -> SessionView {
         let (inbound, outbound) = (&session.stats.inbound, &session.stats.outbound);
-        let (layer_wanted, layer_sent) = match session.purpose {
-            Purpose::Watch => self.layer_views(session),
-            Purpose::Publish => (None, None),
-        };
+        let (layer_wanted, layer_sent) = self.layer_views(session);
         let path = session.stats.path;
         let told = path.map_or(Micros::ZERO, |path| path.round_trip);
         let reported = outbound.round_trip.max(inbound.round_trip);
@@ -78,7 +69,7 @@ impl Director {
         let sound = session.sound().zip(speakers).map(|(track, speakers)| speakers.activity(track, now));
         SessionView {
             id: session.name.clone(),
-            purpose: super::purpose_name(session.purpose),
+            purpose: session.part.name(),
             identity: session.identity.clone(),
             state: match session.state {
                 State::New => "new",
@@ -123,7 +114,7 @@ impl Director {
             .map(|media| {
                 let sends = media.direction == Direction::SendOnly;
                 let codec = if sends {
-                    self.watched_codec(session, media.kind)
+                    self.watched_codec(session, media)
                 } else {
                     media.codecs.first().map(|codec| codec.codec.name())
                 };
@@ -137,21 +128,21 @@ impl Director {
             .collect()
     }
 
-    /// The codec a viewer is being sent, which is the publisher's.
-    fn watched_codec(&self, session: &Session, kind: MediaKind) -> Option<&'static str> {
-        let publisher = self.sessions.get(&self.rooms.get(&session.room)?.publisher?)?;
-        let track =
-            publisher.tracks.iter().filter_map(|id| self.tracks.get(&id.slot)).find(|track| track.codec.codec.kind() == kind)?;
-        Some(track.codec.codec.name())
+    /// The codec that is sent on an m-line, which is the publisher's.
+    fn watched_codec(&self, session: &Session, media: &MediaConfig) -> Option<&'static str> {
+        let sender = session.lines.iter().position(|line| line.mid == media.mid)?;
+        let feed = session.feeds.iter().find(|feed| feed.sender as usize == sender)?;
+        Some(self.track(feed.track)?.codec.codec.name())
     }
 
     pub(super) fn publish_gauges(&self) {
-        let count =
-            |purpose| self.sessions.values().filter(|session| session.purpose == purpose && session.state != State::Ending).count();
+        let live = || self.sessions.values().filter(|session| session.state != State::Ending);
+        let publishes = |session: &&Session| session.part == Part::Publisher || !session.tracks.is_empty();
+        let watches = |session: &&Session| session.part == Part::Viewer || !session.feeds.is_empty();
         let store = |gauge: &std::sync::atomic::AtomicU64, value: usize| gauge.store(value as u64, Ordering::Relaxed);
         store(&self.gauges.rooms, self.rooms.len());
-        store(&self.gauges.publishers, count(Purpose::Publish));
-        store(&self.gauges.viewers, count(Purpose::Watch));
+        store(&self.gauges.publishers, live().filter(publishes).count());
+        store(&self.gauges.viewers, live().filter(watches).count());
         store(&self.gauges.connected, self.sessions.values().filter(|session| session.state == State::Connected).count());
         self.gauges.ready.store(!self.draining && self.overload().is_none(), Ordering::Relaxed);
     }

@@ -43,7 +43,7 @@ impl fmt::Display for Section {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NegotiateError {
-    TooLong { bytes: usize },
+    TooLong { bytes: usize, bytes_max: usize },
     NotSdp { reason: String },
     TooManySections { count: usize },
     NoSections,
@@ -107,8 +107,8 @@ impl fmt::Display for NegotiateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use NegotiateError::*;
         match self {
-            TooLong { bytes } => {
-                write!(f, "The SDP is {bytes} bytes long; the server reads at most {}.", limits::SDP_BYTES_MAX)
+            TooLong { bytes, bytes_max } => {
+                write!(f, "The SDP is {bytes} bytes long; the server reads at most {bytes_max}.")
             }
             NotSdp { reason } => write!(f, "The body is not an SDP description (RFC 8866): {reason}."),
             TooManySections { count } => {

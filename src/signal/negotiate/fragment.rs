@@ -22,7 +22,7 @@ pub struct IceFragment {
 /// Reads a fragment. Unknown lines are skipped: RFC 8840 §9.2 allows any attribute, and real clients send whole m-lines.
 pub fn parse_fragment(body: &str) -> Result<IceFragment, NegotiateError> {
     if body.len() > limits::SDP_BYTES_MAX {
-        return Err(NegotiateError::TooLong { bytes: body.len() });
+        return Err(NegotiateError::TooLong { bytes: body.len(), bytes_max: limits::SDP_BYTES_MAX });
     }
     let mut fragment = IceFragment::default();
     for line in body.lines() {

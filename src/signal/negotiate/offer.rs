@@ -105,6 +105,11 @@ pub struct Media<'s> {
     pub setup: Option<&'s str>,
     pub fingerprints: Vec<&'s str>,
     pub candidates: Vec<SocketAddr>,
+    /// The client's name of the track it sends (RFC 8830: the second part, where there is one).
+    pub msid: Option<&'s str>,
+    /// Of data channels (RFC 8841).
+    pub sctp_port: Option<u16>,
+    pub max_message_size: Option<u32>,
 }
 
 /// A whole offer.
@@ -122,9 +127,9 @@ pub struct Offer<'s> {
 }
 
 /// Reads the lines of an offer. Only its length and number of m-lines are judged here.
-pub fn parse_lines(offer: &str) -> Result<sdp_types::Session, NegotiateError> {
-    if offer.len() > limits::SDP_BYTES_MAX {
-        return Err(NegotiateError::TooLong { bytes: offer.len() });
+pub fn parse_lines(offer: &str, bytes_max: usize) -> Result<sdp_types::Session, NegotiateError> {
+    if offer.len() > bytes_max {
+        return Err(NegotiateError::TooLong { bytes: offer.len(), bytes_max });
     }
     let session = sdp_types::Session::parse(offer.as_bytes())
         .map_err(|error| NegotiateError::NotSdp { reason: error.to_string().chars().take(200).collect() })?;
@@ -208,6 +213,9 @@ impl<'s> Media<'s> {
             setup: None,
             fingerprints: Vec::new(),
             candidates: Vec::new(),
+            msid: None,
+            sctp_port: None,
+            max_message_size: None,
         };
         for (name, value) in attributes(&line.attributes) {
             media.read_attribute(name, value);
@@ -255,6 +263,9 @@ impl<'s> Media<'s> {
             "ice-ufrag" => self.ice_ufrag = self.ice_ufrag.or(Some(value)),
             "ice-pwd" => self.ice_pwd = self.ice_pwd.or(Some(value)),
             "setup" => self.setup = self.setup.or(Some(value)),
+            "msid" => self.msid = self.msid.or(value.split_ascii_whitespace().nth(1)),
+            "sctp-port" => self.sctp_port = value.parse().ok(),
+            "max-message-size" => self.max_message_size = value.parse().ok(),
             "fingerprint" => self.fingerprints.push(value),
             "candidate" if self.candidates.len() < limits::CANDIDATES_MAX => self.candidates.extend(candidate::parse(value)),
             _ => self.direction = Offered::from_name(name).unwrap_or(self.direction),

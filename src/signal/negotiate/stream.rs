@@ -6,7 +6,7 @@ use super::error::NegotiateError;
 use super::offer::{Extmap, Media, OfferedRid};
 use super::write::Accepted;
 use super::{CodecPolicy, Purpose, codec::AgreedCodec};
-use crate::rtp::config::{self, Codec, MediaKind, StreamPair};
+use crate::rtp::config::{self, Codec, Direction, MediaKind, StreamPair};
 use crate::units::Ssrc;
 use crate::wire::extension::ExtensionKind::{self, DependencyDescriptor};
 use crate::wire::extension::ExtensionMap;
@@ -119,11 +119,14 @@ pub struct BundleExtensions {
     ids: ExtensionMap,
     /// The offer has `a=extmap-allow-mixed` for all m-lines.
     allow_mixed: bool,
+    /// Rids are answered on m-lines that the server sends on too: Chromium offers later m-lines with what was answered on the first,
+    /// and cannot offer simulcast without.
+    keeps_rids: bool,
 }
 
 impl BundleExtensions {
-    pub fn new(allow_mixed: bool) -> Self {
-        BundleExtensions { ids: ExtensionMap::default(), allow_mixed }
+    pub fn new(allow_mixed: bool, keeps_rids: bool) -> Self {
+        BundleExtensions { ids: ExtensionMap::default(), allow_mixed, keeps_rids }
     }
 
     /// The extensions answered for one m-line whose first codec is `codec`, with the offerer's ids. Where an m-line contradicts an
@@ -133,7 +136,12 @@ impl BundleExtensions {
         let mut lines = Vec::new();
         let describable = (self.allow_mixed || media.extmap_allow_mixed)
             && (purpose == Purpose::Watch || matches!(codec, Codec::Av1 | Codec::H264));
-        let wanted = |kind| handled(codec.kind(), purpose).contains(&kind) && (kind != DependencyDescriptor || describable);
+        let is_rid = |kind| matches!(kind, ExtensionKind::Rid | ExtensionKind::RepairedRid);
+        let kept = self.keeps_rids && purpose == Purpose::Watch && codec.kind() == MediaKind::Video;
+        let wanted = |kind| {
+            (handled(codec.kind(), purpose).contains(&kind) || (kept && is_rid(kind)))
+                && (kind != DependencyDescriptor || describable)
+        };
         for extmap in media.extmaps.iter().filter(|extmap| wanted(extmap.kind)) {
             let flows = extmap.direction.is_none_or(|direction| match purpose {
                 Purpose::Publish => direction.sends(),
@@ -176,9 +184,10 @@ pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
     };
     let by_stream =
         |line: &Accepted| policy.estimates() && line.config.codecs.iter().all(|codec| codec.feedback.ccfb) && sent_once(line);
-    let any_numbered = accepted.iter().any(numbered);
-    let any_by_stream = !any_numbered && accepted.iter().any(by_stream);
-    for line in accepted {
+    let is_sent = |line: &&Accepted| line.config.direction == Direction::SendOnly;
+    let any_numbered = accepted.iter().filter(is_sent).any(numbered);
+    let any_by_stream = !any_numbered && accepted.iter().filter(is_sent).any(by_stream);
+    for line in accepted.iter_mut().filter(|line| is_sent(&&**line)) {
         if line.config.codecs.iter().any(|codec| codec.rtx.is_none() && codec.feedback.nack) {
             line.leave_out(DependencyDescriptor);
         }

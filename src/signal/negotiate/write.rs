@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::codec::AgreedCodec;
 use super::offer::{Extmap, Media};
 use super::stream::AgreedRid;
-use super::{DtlsRole, LocalTransport, candidate};
-use crate::rtp::config::{Direction, FecConfig, MediaConfig, MediaKind};
+use super::{DtlsRole, LocalTransport, Msid, candidate};
+use crate::limits;
+use crate::rtp::config::{DataSection, Direction, FecConfig, MediaConfig, MediaKind, StreamPair};
 
 /// An accepted m-line, with what its answer repeats from the offer.
 pub struct Accepted {
@@ -32,30 +33,48 @@ pub struct Common<'a> {
     /// Index of the answerer-tagged m-line, which carries the candidates.
     pub tagged: usize,
     pub extmap_allow_mixed: bool,
+    /// By accepted m-line: the track that the server sends on it.
+    pub sent: &'a [Option<Msid>],
+    pub data: Option<&'a DataSection>,
 }
 
 /// The whole answer: one m-line for each of the offer's, in its order (RFC 3264 §6).
 pub fn answer(offered: &[Media], accepted: &[Accepted], common: &Common) -> String {
+    let mut session = session(common.local.session_id, 1, &common.bundle, common.extmap_allow_mixed);
+    session.medias = offered
+        .iter()
+        .enumerate()
+        .map(|(index, media)| {
+            let own = accepted.iter().position(|accepted| accepted.index == index);
+            let is_data = common.data.is_some_and(|data| media.mid == Some(data.mid.as_str()));
+            match own.and_then(|own| Some((accepted.get(own)?, common.sent.get(own)?.as_ref()))) {
+                Some((accepted, sent)) => accepted_media(media, accepted, sent, common),
+                None if is_data => data_media(media, index == common.tagged, common),
+                None => rejected_media(media),
+            }
+        })
+        .collect();
+    text(&session)
+}
+
+/// What stands before the first m-line.
+pub fn session(session_id: u64, version: u64, bundle: &str, extmap_allow_mixed: bool) -> sdp_types::Session {
     // RFC 8829 §5.2.1: the session id is below 2^63; the address is not used.
-    let session_id = common.local.session_id & (u64::MAX >> 1);
-    let mut session = sdp_types::Session::new(sdp_types::Origin::with_ip_addr(session_id, 1, IpAddr::from([127, 0, 0, 1])), "-");
+    let origin = sdp_types::Origin::with_ip_addr(session_id & (u64::MAX >> 1), version, IpAddr::from([127, 0, 0, 1]));
+    let mut session = sdp_types::Session::new(origin, "-");
     session.times.push(sdp_types::Time { start_time: 0, stop_time: 0, repeats: Vec::new() });
     let mut lines = Lines(&mut session.attributes);
-    lines.value("group", format!("BUNDLE {}", common.bundle));
-    if common.extmap_allow_mixed {
+    lines.value("group", format!("BUNDLE {bundle}"));
+    if extmap_allow_mixed {
         lines.flag("extmap-allow-mixed");
     }
     lines.flag("ice-lite"); // RFC 8839 §5.3
     lines.value("ice-options", "ice2 trickle"); // RFC 8839 §5.6, RFC 8840 §4.1: more candidates may come by PATCH
     lines.value("msid-semantic", "WMS *");
-    session.medias = offered
-        .iter()
-        .enumerate()
-        .map(|(index, media)| match accepted.iter().find(|accepted| accepted.index == index) {
-            Some(accepted) => accepted_media(media, accepted, common),
-            None => rejected_media(media),
-        })
-        .collect();
+    session
+}
+
+pub fn text(session: &sdp_types::Session) -> String {
     let mut bytes = Vec::with_capacity(4096);
     // Writing to a Vec cannot fail.
     let _ = session.write(&mut bytes);
@@ -76,7 +95,33 @@ fn rejected_media(media: &Media) -> sdp_types::Media {
     line
 }
 
-fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_types::Media {
+/// RFC 8841 §5: data channels, on the same transport.
+fn data_media(media: &Media, tagged: bool, common: &Common) -> sdp_types::Media {
+    let default = common.local.candidates.first().copied();
+    let mut line = section(media, default.map_or(9, |address| address.port()), media.line.fmt.clone());
+    line.connections.push(connection(default));
+    let mut lines = Lines(&mut line.attributes);
+    let setup = setup_of(common.dtls_role);
+    write_transport(&mut lines, tagged, common.local, setup);
+    write_data(&mut lines, media.mid.unwrap_or_default());
+    line
+}
+
+/// What an m-line of data channels says, whoever offers it.
+pub fn write_data(lines: &mut Lines, mid: &str) {
+    lines.value("mid", mid);
+    lines.value("sctp-port", "5000");
+    lines.value("max-message-size", limits::DATA_MESSAGE_BYTES_MAX.to_string());
+}
+
+pub const fn setup_of(role: DtlsRole) -> &'static str {
+    match role {
+        DtlsRole::Client => "active",
+        DtlsRole::Server => "passive",
+    }
+}
+
+fn accepted_media(media: &Media, accepted: &Accepted, sent: Option<&Msid>, common: &Common) -> sdp_types::Media {
     let config = &accepted.config;
     let payload_types: Vec<String> = config
         .codecs
@@ -92,7 +137,7 @@ fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_ty
     let mut line = section(media, default.map_or(9, |address| address.port()), payload_types.join(" "));
     line.connections.push(connection(default));
     let mut lines = Lines(&mut line.attributes);
-    write_transport(&mut lines, accepted.index == common.tagged, common);
+    write_transport(&mut lines, accepted.index == common.tagged, common.local, setup_of(common.dtls_role));
     lines.value("mid", config.mid.as_str());
     for extmap in &accepted.extmaps {
         match extmap.direction {
@@ -107,9 +152,9 @@ fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_ty
         lines.flag("extmap-allow-mixed");
     }
     lines.flag(match config.direction {
-        Direction::SendOnly => "sendonly",
+        Direction::SendOnly if sent.is_some() => "sendonly",
         Direction::RecvOnly => "recvonly",
-        Direction::Inactive => "inactive",
+        Direction::SendOnly | Direction::Inactive => "inactive",
     });
     lines.flag("rtcp-mux");
     if media.rtcp_rsize {
@@ -130,23 +175,19 @@ fn accepted_media(media: &Media, accepted: &Accepted, common: &Common) -> sdp_ty
         lines.value("rtpmap", format!("{} ulpfec/90000", fec.ulpfec.0)); // RFC 5109 §14.1
     }
     write_simulcast(&mut lines, accepted);
-    write_streams(&mut lines, config, common.local.cname);
+    if let (Some(stream), Some(msid)) = (config.local_stream, sent) {
+        write_streams(&mut lines, stream, msid, common.local.cname);
+    }
     line
 }
 
-fn write_transport(lines: &mut Lines, tagged: bool, common: &Common) {
-    lines.value("ice-ufrag", common.local.ufrag);
-    lines.value("ice-pwd", common.local.pwd);
-    lines.value("fingerprint", common.local.fingerprint);
-    lines.value(
-        "setup",
-        match common.dtls_role {
-            DtlsRole::Client => "active",
-            DtlsRole::Server => "passive",
-        },
-    );
+pub fn write_transport(lines: &mut Lines, tagged: bool, local: &LocalTransport, setup: &str) {
+    lines.value("ice-ufrag", local.ufrag);
+    lines.value("ice-pwd", local.pwd);
+    lines.value("fingerprint", local.fingerprint);
+    lines.value("setup", setup);
     if tagged {
-        for (index, address) in common.local.candidates.iter().enumerate() {
+        for (index, address) in local.candidates.iter().enumerate() {
             lines.value("candidate", candidate::write(index, *address));
         }
         lines.flag("end-of-candidates"); // RFC 8840 §8.2
@@ -198,20 +239,16 @@ fn write_simulcast(lines: &mut Lines, accepted: &Accepted) {
     }
 }
 
-/// RFC 8830 and RFC 5576: one MediaStream, named like the CNAME, holds all tracks sent, so that a viewer synchronises them.
-fn write_streams(lines: &mut Lines, config: &MediaConfig, cname: &str) {
-    let Some(stream) = config.local_stream else { return };
-    let track = match config.kind {
-        MediaKind::Audio => "audio",
-        MediaKind::Video => "video",
-    };
-    lines.value("msid", format!("{cname} {cname}-{track}"));
+/// RFC 8830 and RFC 5576: what is sent, and under which SSRCs.
+pub fn write_streams(lines: &mut Lines, stream: StreamPair, msid: &Msid, cname: &str) {
+    let Msid { stream: of, track } = msid;
+    lines.value("msid", format!("{of} {track}"));
     if let Some(rtx) = stream.rtx {
         lines.value("ssrc-group", format!("FID {} {}", stream.media.0, rtx.0));
     }
     for ssrc in [Some(stream.media), stream.rtx].into_iter().flatten() {
         lines.value("ssrc", format!("{} cname:{cname}", ssrc.0));
-        lines.value("ssrc", format!("{} msid:{cname} {cname}-{track}", ssrc.0));
+        lines.value("ssrc", format!("{} msid:{of} {track}", ssrc.0));
     }
 }
 
@@ -230,18 +267,18 @@ fn section(media: &Media, port: u16, fmt: String) -> sdp_types::Media {
     }
 }
 
-fn connection(address: Option<SocketAddr>) -> sdp_types::Connection {
+pub fn connection(address: Option<SocketAddr>) -> sdp_types::Connection {
     sdp_types::Connection::from_ip_addr(address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical()))
 }
 
 /// Appends attribute lines.
-struct Lines<'a>(&'a mut Vec<sdp_types::Attribute>);
+pub struct Lines<'a>(pub &'a mut Vec<sdp_types::Attribute>);
 
 impl Lines<'_> {
-    fn value(&mut self, name: &str, value: impl Into<String>) {
+    pub fn value(&mut self, name: &str, value: impl Into<String>) {
         self.0.push(sdp_types::Attribute { attribute: name.to_owned(), value: Some(value.into()) });
     }
-    fn flag(&mut self, name: &str) {
+    pub fn flag(&mut self, name: &str) {
         self.0.push(sdp_types::Attribute { attribute: name.to_owned(), value: None });
     }
 }

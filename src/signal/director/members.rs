@@ -1,0 +1,379 @@
+//! The members of rooms: who they are, what they publish, and what the others are told of it.
+//!
+//! A member comes by LiveKit's signalling ([`super::attend`], [`super::talk`]) and has up to two peer connections
+//! ([`super::transports`]); a WHIP publisher is a member too, one that is told nothing. What is said here is said in LiveKit's
+//! messages, which every client of a room understands.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+
+use livekit_protocol as proto;
+use proto::signal_response::Message;
+use tokio::sync::mpsc;
+
+use super::rooms::Room;
+use super::transports::Watching;
+use super::{Director, Part};
+use crate::rtp::config::{Codec, CodecConfig, Direction, MediaKind};
+use crate::signal::api::MemberKey;
+use crate::units::{Micros, TrackId};
+
+/// Messages on their way to a member's client.
+pub(super) struct Outbox {
+    sender: mpsc::Sender<proto::SignalResponse>,
+    /// It does not read: the queue was full.
+    pub stuck: bool,
+}
+
+impl Outbox {
+    pub fn new(sender: mpsc::Sender<proto::SignalResponse>) -> Outbox {
+        Outbox { sender, stuck: false }
+    }
+
+    pub fn send(&mut self, message: Message) {
+        let full = |error| matches!(error, mpsc::error::TrySendError::Full(_));
+        self.stuck |= self.sender.try_send(proto::SignalResponse { message: Some(message) }).is_err_and(full);
+    }
+}
+
+/// What a track of a member is to the others.
+pub(super) struct Publication {
+    pub info: proto::TrackInfo,
+    /// The client's names of it: its own, and those of the codecs that it may send instead.
+    pub cids: Vec<String>,
+    /// Once it is agreed on.
+    pub track: Option<TrackId>,
+    /// What its publisher was last told of which qualities are watched.
+    pub told: Option<u8>,
+}
+
+/// What a member wants of somebody's track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub subscribed: bool,
+    pub disabled: bool,
+    /// LiveKit's: 0 low, 1 medium, 2 high; none: by size, or the best.
+    pub quality: Option<u8>,
+    pub size: (u32, u32),
+}
+
+pub(super) struct Member {
+    pub sid: String,
+    pub identity: String,
+    pub name: String,
+    pub metadata: String,
+    pub attributes: HashMap<String, String>,
+    pub permission: proto::ParticipantPermission,
+    pub kind: i32,
+    pub state: proto::participant_info::State,
+    pub since: Micros,
+    pub version: u32,
+    pub client: IpAddr,
+    pub user_agent: String,
+    /// None for a WHIP publisher, and while the client is away.
+    pub outbox: Option<Outbox>,
+    /// Which of its connections that is.
+    pub connection: u64,
+    /// Since when the client is away.
+    pub away: Option<Micros>,
+    /// One peer connection for both directions, on which the client makes all offers.
+    pub single: bool,
+    pub auto_subscribe: bool,
+    /// Sessions: the peer connection on which the client publishes, and the one on which it is sent.
+    pub publisher: Option<u32>,
+    pub subscriber: Option<u32>,
+    /// Of a client with two: what it is offered.
+    pub watching: Watching,
+    /// Of a client with one: it was asked for an offer.
+    pub asked: bool,
+    pub publications: Vec<Publication>,
+    /// What was said of tracks, by sid.
+    pub wanted: HashMap<String, Wanted>,
+    /// Who may watch its tracks: none: everybody; else by identity the sids, empty for all.
+    pub viewers: Option<BTreeMap<String, BTreeSet<String>>>,
+    pub whip: bool,
+    pub quality: (proto::ConnectionQuality, Micros),
+    /// Data that its peer connection is not ready for.
+    pub undelivered: VecDeque<(bool, std::sync::Arc<[u8]>)>,
+}
+
+impl Member {
+    pub fn tell(&mut self, message: Message) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.send(message);
+        }
+    }
+
+    pub fn hidden(&self) -> bool {
+        self.permission.hidden
+    }
+
+    pub fn publication_of(&mut self, sid: &str) -> Option<&mut Publication> {
+        self.publications.iter_mut().find(|publication| publication.info.sid == sid)
+    }
+
+    /// Whether another member may watch a track of this one.
+    pub fn may_be_watched(&self, by: &Member, sid: &str) -> bool {
+        let Some(viewers) = &self.viewers else { return true };
+        viewers.get(&by.identity).is_some_and(|sids| sids.is_empty() || sids.contains(sid))
+    }
+
+    /// Whether it wants a track.
+    pub fn wants(&self, sid: &str) -> bool {
+        self.permission.can_subscribe && self.wanted.get(sid).map_or(self.auto_subscribe, |wanted| wanted.subscribed)
+    }
+
+    pub fn info(&self, epoch: i64) -> proto::ParticipantInfo {
+        let joined_at_ms = epoch + (self.since.0 / 1_000) as i64;
+        let published = self.publications.iter().filter(|publication| publication.track.is_some());
+        proto::ParticipantInfo {
+            sid: self.sid.clone(),
+            identity: self.identity.clone(),
+            state: self.state as i32,
+            tracks: published.clone().map(|publication| publication.info.clone()).collect(),
+            metadata: self.metadata.clone(),
+            joined_at: joined_at_ms / 1_000,
+            joined_at_ms,
+            name: self.name.clone(),
+            version: self.version,
+            permission: Some(self.permission.clone()),
+            is_publisher: published.count() > 0,
+            kind: self.kind,
+            attributes: self.attributes.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+impl Room {
+    /// Whether members are fed by anything here; they need not say so.
+    pub fn watched_by_members(&self) -> bool {
+        self.members.values().any(|member| !member.whip && member.permission.can_subscribe)
+    }
+
+    pub fn info(&self, name: &str, epoch: i64, recording: bool) -> proto::Room {
+        let seen = || self.members.values().filter(|member| !member.hidden());
+        let creation_time_ms = epoch + (self.since.0 / 1_000) as i64;
+        proto::Room {
+            sid: self.sid.clone(),
+            name: name.to_owned(),
+            empty_timeout: (self.settings.empty_timeout.0 / 1_000_000) as u32,
+            departure_timeout: (self.settings.departure_timeout.0 / 1_000_000) as u32,
+            max_participants: self.settings.members_max as u32,
+            creation_time: creation_time_ms / 1_000,
+            creation_time_ms,
+            enabled_codecs: enabled_codecs(),
+            metadata: self.settings.metadata.clone(),
+            num_participants: seen().count() as u32,
+            num_publishers: seen().filter(|member| !member.publications.is_empty()).count() as u32,
+            active_recording: recording,
+            ..Default::default()
+        }
+    }
+}
+
+/// What the server forwards.
+pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
+    let names = ["audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"];
+    names.into_iter().map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() }).collect()
+}
+
+pub(super) fn mime(codec: &CodecConfig) -> &'static str {
+    match codec.codec {
+        Codec::Opus if codec.red.is_some() => "audio/red",
+        Codec::Opus => "audio/opus",
+        Codec::Vp8 => "video/VP8",
+        Codec::Vp9 => "video/VP9",
+        Codec::H264 => "video/H264",
+        Codec::Av1 => "video/AV1",
+    }
+}
+
+impl Director {
+    pub(super) fn member(&self, room: &str, identity: &str) -> Option<&Member> {
+        self.rooms.get(room)?.members.get(identity)
+    }
+
+    pub(super) fn member_mut(&mut self, room: &str, identity: &str) -> Option<&mut Member> {
+        self.rooms.get_mut(room)?.members.get_mut(identity)
+    }
+
+    /// The member that a connection speaks for, if it still does.
+    pub(super) fn speaker_for(&mut self, key: &MemberKey) -> Option<&mut Member> {
+        self.member_mut(&key.room, &key.identity).filter(|member| member.connection == key.connection && !member.whip)
+    }
+
+    /// Tells all members of a room something.
+    pub(super) fn tell_room(&mut self, room: &str, message: &Message) {
+        let Some(room) = self.rooms.get_mut(room) else { return };
+        room.members.values_mut().for_each(|member| member.tell(message.clone()));
+    }
+
+    /// Tells a room how a member is now; of one that is hidden, nobody but itself.
+    pub(super) fn tell_of(&mut self, room: &str, identity: &str) {
+        let epoch = self.settings.epoch;
+        let Some(member) = self.member_mut(room, identity) else { return };
+        member.version += 1;
+        let (info, hidden) = (member.info(epoch), member.hidden());
+        let message = Message::Update(proto::ParticipantUpdate { participants: vec![info] });
+        match hidden {
+            true => member.tell(message),
+            false => self.tell_room(room, &message),
+        }
+    }
+
+    /// Whether anything of a room is being recorded.
+    pub(super) fn is_recorded(&self, room: &Room) -> bool {
+        let Some(source) = &self.tap else { return false };
+        room.publishers().filter_map(|slot| self.sessions.get(&slot)).any(|session| source.open.contains(&session.id))
+    }
+
+    pub(super) fn room_info(&self, name: &str) -> Option<proto::Room> {
+        let room = self.rooms.get(name)?;
+        Some(room.info(name, self.settings.epoch, self.is_recorded(room)))
+    }
+
+    /// A WHIP publisher appears among the members, with its tracks.
+    pub(super) fn announce_publisher(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let (room, name, wished) = (session.room.clone(), session.name.clone(), session.identity.clone());
+        let (client, user_agent) = (session.client, session.user_agent.clone());
+        let received = session.agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        let tracks: Vec<_> = received.zip(&session.tracks).map(|(media, id)| (media.clone(), *id)).collect();
+        let publications = tracks.into_iter().map(|(media, id)| {
+            let sid = format!("TR_{}", self.token(12));
+            let (source, kind) = match media.kind {
+                MediaKind::Audio => (proto::TrackSource::Microphone, proto::TrackType::Audio),
+                MediaKind::Video => (proto::TrackSource::Camera, proto::TrackType::Video),
+            };
+            let mime_type = media.codecs.first().map_or("", mime).to_owned();
+            let (r#type, source, mid) = (kind as i32, source as i32, media.mid.to_string());
+            let info = proto::TrackInfo { sid, r#type, source, mime_type, mid, ..Default::default() };
+            Publication { info, cids: Vec::new(), track: Some(id), told: None }
+        });
+        let publications = publications.collect();
+        let taken = |identity: &String| self.member(&room, identity).is_some();
+        let identity = wished.filter(|identity| !taken(identity)).unwrap_or(format!("whip-{name}"));
+        let permission = proto::ParticipantPermission { can_publish: true, ..Default::default() };
+        let member = Member {
+            sid: format!("PA_{}", self.token(12)),
+            name: identity.clone(),
+            identity: identity.clone(),
+            metadata: String::new(),
+            attributes: HashMap::new(),
+            permission,
+            kind: proto::participant_info::Kind::Ingress as i32,
+            state: proto::participant_info::State::Active,
+            since: self.now,
+            version: 0,
+            client,
+            user_agent,
+            outbox: None,
+            connection: 0,
+            away: None,
+            single: true,
+            auto_subscribe: false,
+            publisher: Some(slot),
+            subscriber: Some(slot),
+            watching: Watching::default(),
+            asked: false,
+            publications,
+            wanted: HashMap::new(),
+            viewers: None,
+            whip: true,
+            quality: (proto::ConnectionQuality::Excellent, Micros::ZERO),
+            undelivered: VecDeque::new(),
+        };
+        self.room_mut(&room).members.insert(identity.clone(), member);
+        self.tell_of(&room, &identity);
+        self.resubscribe(&room);
+    }
+
+    /// A session has ended: what it was to its room ends too.
+    pub(super) fn session_ended(&mut self, slot: u32, part: &Part) {
+        let Some(room) = self.sessions.get(&slot).map(|session| session.room.clone()) else { return };
+        match part {
+            Part::Viewer => {}
+            Part::Publisher => {
+                let members = self.rooms.get(&room).into_iter().flat_map(|room| room.members.values());
+                let own = members.filter(|member| member.whip).find(|member| member.publisher == Some(slot));
+                if let Some(identity) = own.map(|member| member.identity.clone()) {
+                    self.remove_member(&room, &identity, proto::DisconnectReason::ClientInitiated);
+                }
+            }
+            Part::Member { identity } => self.transport_ended(&room, identity, slot),
+        }
+        self.tidy_room(&room);
+    }
+
+    /// Takes a member out of its room, with its sessions, and tells the others.
+    pub(super) fn remove_member(&mut self, room: &str, identity: &str, reason: proto::DisconnectReason) {
+        let epoch = self.settings.epoch;
+        let Some(mut member) = self.rooms.get_mut(room).and_then(|room| room.members.remove(identity)) else { return };
+        tracing::info!(room, identity, reason = reason.as_str_name(), "member left");
+        for slot in [member.publisher, member.subscriber].into_iter().flatten().filter(|_| !member.whip) {
+            self.end(slot, "its member left");
+        }
+        member.state = proto::participant_info::State::Disconnected;
+        member.version += 1;
+        let mut info = member.info(epoch);
+        info.disconnect_reason = reason as i32;
+        if !member.hidden() {
+            self.tell_room(room, &Message::Update(proto::ParticipantUpdate { participants: vec![info] }));
+        }
+        self.resubscribe(room);
+        self.set_stage(room);
+        self.tidy_room(room);
+    }
+
+    /// Members whose client has been away for too long, never came, or does not read what it is told.
+    pub(super) fn expire_members(&mut self) {
+        /// How long a client has to come back to its session (LiveKit's clients try for about so long).
+        const AWAY_MAX: u64 = 15_000_000;
+        let now = self.now;
+        let mut gone: Vec<(String, String, bool)> = Vec::new();
+        for (name, room) in &self.rooms {
+            for member in room.members.values().filter(|member| !member.whip) {
+                let stuck = member.outbox.as_ref().is_some_and(|outbox| outbox.stuck);
+                if stuck || member.away.is_some_and(|since| now.since(since) > AWAY_MAX) {
+                    gone.push((name.clone(), member.identity.clone(), stuck));
+                }
+            }
+        }
+        for (room, identity, stuck) in gone {
+            let reason = match stuck {
+                true => proto::DisconnectReason::StateMismatch,
+                false => proto::DisconnectReason::ConnectionTimeout,
+            };
+            self.remove_member(&room, &identity, reason);
+        }
+    }
+
+    /// Tells members who speaks, if that has changed.
+    pub(super) fn tell_speakers(&mut self, name: &str) {
+        let now = self.now;
+        let Some(room) = self.rooms.get(name).filter(|room| room.members.values().any(|member| !member.whip)) else { return };
+        let mut speakers = Vec::new();
+        for member in room.members.values() {
+            let Some(session) = member.publisher.and_then(|slot| self.sessions.get(&slot)) else { continue };
+            let Some(activity) = session.sound().map(|track| room.speakers.activity(track, now)) else { continue };
+            if activity.speaking {
+                // RFC 6464 levels are in dB below full scale; LiveKit's are linear.
+                let level = 10f32.powf(-f32::from(activity.level.below_full) / 20.0);
+                speakers.push(proto::SpeakerInfo { sid: member.sid.clone(), level: level.clamp(0.0, 1.0), active: true });
+            }
+        }
+        let speaking: Vec<String> = speakers.iter().map(|speaker| speaker.sid.clone()).collect();
+        if speaking.is_empty() && room.speaking.is_empty() {
+            return;
+        }
+        let silent = room.speaking.iter().filter(|sid| !speaking.contains(sid));
+        let silent: Vec<_> = silent.map(|sid| proto::SpeakerInfo { sid: sid.clone(), level: 0.0, active: false }).collect();
+        speakers.extend(silent);
+        speakers.sort_by(|a, b| b.level.total_cmp(&a.level));
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.speaking = speaking;
+        }
+        self.tell_room(name, &Message::SpeakersChanged(proto::SpeakersChanged { speakers }));
+    }
+}

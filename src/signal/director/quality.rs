@@ -1,0 +1,123 @@
+//! How good a picture members are to be sent, and how good it need be published: what each says of size and quality becomes a choice of
+//! layers, and what nobody wants is switched off at the publisher (LiveKit's clients call it dynacast).
+
+use livekit_protocol as proto;
+use proto::signal_response::Message;
+
+use super::Director;
+use crate::limits::QUALITIES_MAX;
+use crate::rtp::config::{MediaConfig, MediaKind};
+use crate::rtp::layers::Choice;
+use crate::units::TrackId;
+
+/// LiveKit's names of simulcast encodings, from the lowest quality.
+const RIDS: [&str; 3] = ["q", "h", "f"];
+/// Every temporal layer.
+const ALL: u8 = crate::limits::TEMPORAL_LAYERS_MAX as u8 - 1;
+
+impl Director {
+    /// Tells the worker what a member wants of a track that it is sent.
+    pub(super) fn apply_wish(&mut self, room: &str, identity: &str, track: TrackId) {
+        let Some(member) = self.member(room, identity) else { return };
+        let Some(slot) = member.subscriber else { return };
+        let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
+        let Some(sender) = feed.map(|feed| feed.sender) else { return };
+        let wish = match self.quality_wanted(room, identity, track) {
+            None => None,
+            Some(quality) => Some(Choice { quality: self.encoding_of(track, quality), temporal: ALL }),
+        };
+        self.want(slot, sender, wish);
+    }
+
+    /// LiveKit's quality (0 to 2) that a member wants of a track; none: nothing.
+    fn quality_wanted(&self, room: &str, identity: &str, track: TrackId) -> Option<u8> {
+        let room = self.rooms.get(room)?;
+        let member = room.members.get(identity)?;
+        let publications = room.members.values().flat_map(|other| &other.publications);
+        let publication = publications.into_iter().find(|publication| publication.track == Some(track))?;
+        let Some(wanted) = member.wanted.get(&publication.info.sid) else { return Some(2) };
+        if wanted.disabled {
+            return None;
+        }
+        if let Some(quality) = wanted.quality {
+            return Some(quality);
+        }
+        Some(by_size(&publication.info, wanted.size))
+    }
+
+    /// The index of the encoding that is of a quality; the best where there is but one.
+    fn encoding_of(&self, track: TrackId, quality: u8) -> u8 {
+        let Some(media) = self.media_of(track) else { return u8::MAX };
+        encoding(media, quality)
+    }
+
+    /// The m-line that a track comes on.
+    fn media_of(&self, track: TrackId) -> Option<&MediaConfig> {
+        let publisher = self.sessions.values().find(|session| session.tracks.contains(&track))?;
+        let index = publisher.tracks.iter().position(|own| *own == track)?;
+        let (mid, _) = publisher.sources.get(index)?;
+        publisher.agreed.media.iter().find(|media| media.mid == *mid)
+    }
+
+    /// Tells publishers which qualities of their pictures anybody wants, where that has changed.
+    pub(super) fn tell_qualities(&mut self, name: &str) {
+        let Some(room) = self.rooms.get(name) else { return };
+        let mut changed = Vec::new();
+        for member in room.members.values().filter(|member| !member.whip) {
+            for publication in &member.publications {
+                let Some(track) = publication.track.filter(|_| publication.info.r#type == proto::TrackType::Video as i32) else { continue };
+                let feeds = |slot: &u32| self.sessions.get(slot).is_some_and(|session| session.feeds.iter().any(|feed| feed.track == track));
+                let fed = room.members.values().filter(|other| other.subscriber.as_ref().is_some_and(feeds));
+                let best = fed.filter_map(|other| self.quality_wanted(name, &other.identity, track)).max();
+                // Viewers without an account of what they want get all.
+                let best = if room.viewers.iter().any(feeds) { Some(2) } else { best };
+                let wanted = best.map_or(0, |best| best + 1);
+                if publication.told != Some(wanted) {
+                    changed.push((member.identity.clone(), publication.info.sid.clone(), wanted));
+                }
+            }
+        }
+        for (identity, sid, wanted) in changed {
+            let Some(member) = self.member_mut(name, &identity) else { continue };
+            let Some(publication) = member.publication_of(&sid) else { continue };
+            publication.told = Some(wanted);
+            let codec = publication.info.mime_type.trim_start_matches("video/").to_lowercase();
+            let qualities: Vec<proto::SubscribedQuality> =
+                (0..3).map(|quality| proto::SubscribedQuality { quality, enabled: quality < i32::from(wanted) }).collect();
+            let codecs = vec![proto::SubscribedCodec { codec, qualities: qualities.clone() }];
+            member.tell(Message::SubscribedQualityUpdate(subscribed(sid, qualities, codecs)));
+        }
+    }
+}
+
+#[allow(deprecated)] // what older clients still read
+fn subscribed(
+    track_sid: String,
+    subscribed_qualities: Vec<proto::SubscribedQuality>,
+    subscribed_codecs: Vec<proto::SubscribedCodec>,
+) -> proto::SubscribedQualityUpdate {
+    proto::SubscribedQualityUpdate { track_sid, subscribed_qualities, subscribed_codecs }
+}
+
+/// The lowest quality that fills a place of that size.
+#[allow(deprecated)]
+fn by_size(info: &proto::TrackInfo, (width, height): (u32, u32)) -> u8 {
+    let fills = |layer: &&proto::VideoLayer| layer.width >= width || layer.height >= height;
+    let best = info.layers.iter().filter(fills).map(|layer| layer.quality).min();
+    best.map_or(2, |quality| quality.clamp(0, 2) as u8)
+}
+
+/// Encodings are numbered from the best. Those that are called as LiveKit's clients call them are found by name, others by their rank.
+fn encoding(media: &MediaConfig, quality: u8) -> u8 {
+    if media.kind != MediaKind::Video {
+        return u8::MAX;
+    }
+    let named = RIDS.get(quality as usize).and_then(|name| media.rids.iter().position(|rid| rid.as_str() == *name));
+    let count = media.rids.len().min(QUALITIES_MAX);
+    match named {
+        Some(index) => index as u8,
+        // Spatial layers of one stream are numbered from the lowest.
+        None if count < 2 => quality,
+        None => count.saturating_sub(1).saturating_sub(quality as usize) as u8,
+    }
+}

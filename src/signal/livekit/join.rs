@@ -1,0 +1,128 @@
+//! What a client says when it opens its WebSocket: in the query of `/rtc`, or, with newer clients, in a message that the query of
+//! `/rtc/v1` carries in base64, perhaps compressed.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use livekit_protocol as proto;
+use prost::Message;
+use serde::Deserialize;
+
+use crate::limits::SIGNAL_BYTES_MAX;
+use crate::signal::auth::{Claims, base64url};
+
+/// The query of either URL.
+#[derive(Debug, Default, Deserialize)]
+pub struct Query {
+    pub access_token: Option<String>,
+    join_request: Option<String>,
+    auto_subscribe: Option<String>,
+    reconnect: Option<String>,
+    sid: Option<String>,
+    sdk: Option<String>,
+    version: Option<String>,
+}
+
+/// What comes of it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Wish {
+    pub auto_subscribe: bool,
+    pub resume: Option<String>,
+    pub metadata: String,
+    pub attributes: HashMap<String, String>,
+    pub tracks: Vec<proto::AddTrackRequest>,
+    pub offer: Option<proto::SessionDescription>,
+    /// The SDK and its version, for logs.
+    pub client: String,
+}
+
+impl Query {
+    /// Of `/rtc`.
+    pub fn wish(&self) -> Wish {
+        let told = |value: &Option<String>| value.as_deref().is_some_and(|value| value == "1" || value == "true");
+        let resume = self.sid.clone().filter(|_| told(&self.reconnect));
+        let client = format!("{} {}", self.sdk.as_deref().unwrap_or("?"), self.version.as_deref().unwrap_or("?"));
+        // Not said: everything (LiveKit's default).
+        let auto_subscribe = self.auto_subscribe.is_none() || told(&self.auto_subscribe);
+        Wish { auto_subscribe, resume, client: client.chars().take(120).collect(), ..Wish::default() }
+    }
+
+    /// Of `/rtc/v1`, or what is wrong with it.
+    pub fn wish_v1(&self) -> Result<Wish, String> {
+        let text = self.join_request.as_deref().ok_or("The query has no join_request.")?;
+        let text: String = text.trim_end_matches('=').chars().map(plain).collect();
+        let bytes = base64url(&text).ok_or("join_request is not base64.")?;
+        let wrapped = proto::WrappedJoinRequest::decode(&*bytes).map_err(|error| format!("join_request: {error}."))?;
+        let bytes = match wrapped.compression() {
+            proto::wrapped_join_request::Compression::None => wrapped.join_request,
+            proto::wrapped_join_request::Compression::Gzip => {
+                let mut bytes = Vec::new();
+                let limit = SIGNAL_BYTES_MAX as u64;
+                let mut reader = flate2::read::GzDecoder::new(&*wrapped.join_request).take(limit);
+                reader.read_to_end(&mut bytes).map_err(|error| format!("join_request is not gzip: {error}."))?;
+                if bytes.len() as u64 == limit {
+                    return Err(format!("join_request is longer than {limit} bytes."));
+                }
+                bytes
+            }
+        };
+        let request = proto::JoinRequest::decode(&*bytes).map_err(|error| format!("join_request: {error}."))?;
+        let settings = request.connection_settings.unwrap_or_default();
+        let client = request.client_info.unwrap_or_default();
+        let sdk = proto::client_info::Sdk::try_from(client.sdk).unwrap_or_default();
+        let client = format!("{} {} {}", sdk.as_str_name(), client.version, client.browser);
+        Ok(Wish {
+            auto_subscribe: settings.auto_subscribe,
+            resume: (request.reconnect && !request.participant_sid.is_empty()).then_some(request.participant_sid),
+            metadata: request.metadata,
+            attributes: request.participant_attributes,
+            tracks: request.add_track_requests,
+            offer: request.publisher_offer.filter(|offer| !offer.sdp.is_empty()),
+            client: client.chars().take(120).collect(),
+        })
+    }
+}
+
+/// Clients use both alphabets of RFC 4648.
+fn plain(letter: char) -> char {
+    match letter {
+        '+' => '-',
+        '/' => '_',
+        other => other,
+    }
+}
+
+/// What a token allows a member.
+pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
+    let video = &claims.video;
+    let source = |name: &String| match name.as_str() {
+        "camera" => Some(proto::TrackSource::Camera as i32),
+        "microphone" => Some(proto::TrackSource::Microphone as i32),
+        "screen_share" => Some(proto::TrackSource::ScreenShare as i32),
+        "screen_share_audio" => Some(proto::TrackSource::ScreenShareAudio as i32),
+        _ => None,
+    };
+    proto::ParticipantPermission {
+        can_subscribe: video.can_subscribe.unwrap_or(true),
+        can_publish: video.can_publish.unwrap_or(true),
+        can_publish_data: video.can_publish_data.unwrap_or(video.can_publish.unwrap_or(true)),
+        can_publish_sources: video.can_publish_sources.iter().filter_map(source).collect(),
+        hidden: video.hidden,
+        can_update_metadata: video.can_update_own_metadata.unwrap_or(false),
+        ..Default::default()
+    }
+}
+
+/// LiveKit's number for the kind of participant that a token names.
+pub fn kind(claims: &Claims) -> i32 {
+    use proto::participant_info::Kind;
+    let kind = match claims.kind.as_deref() {
+        Some("ingress") => Kind::Ingress,
+        Some("egress") => Kind::Egress,
+        Some("sip") => Kind::Sip,
+        Some("agent") => Kind::Agent,
+        _ if claims.video.agent => Kind::Agent,
+        _ => Kind::Standard,
+    };
+    kind as i32
+}

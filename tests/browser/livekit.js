@@ -1,0 +1,61 @@
+// In the page: LiveKit's own client, and what a test asks of it.
+window.lk = (() => {
+  const { Room, RoomEvent, Track, createLocalTracks, setLogLevel } = window.LivekitClient;
+  setLogLevel('debug');
+  let room;
+  const events = [];
+  const data = [];
+  return {
+    events,
+    data,
+    get room() { return room; },
+    async join(url, token, options = {}, connect = {}) {
+      room = new Room(options);
+      for (const name of Object.values(RoomEvent)) {
+        room.on(name, (...args) => events.push({ name, at: Date.now(), what: args.map((a) => a?.identity ?? a?.trackSid ?? a?.sid ?? (typeof a === 'object' ? undefined : a)) }));
+      }
+      room.on(RoomEvent.DataReceived, (payload, participant, kind, topic) => data.push({ text: new TextDecoder().decode(payload), from: participant?.identity, topic, kind }));
+      room.on(RoomEvent.TrackSubscribed, (track) => {
+        const element = track.attach();
+        element.id = track.sid;
+        document.body.append(element);
+      });
+      room.on(RoomEvent.TrackUnsubscribed, (track) => track.detach().forEach((element) => element.remove()));
+      await room.connect(url, token, connect);
+      return room.localParticipant.sid;
+    },
+    async publish(kinds = ['audio', 'video'], options = {}) {
+      const tracks = await createLocalTracks({ audio: kinds.includes('audio'), video: kinds.includes('video') && { resolution: { width: 1280, height: 720, frameRate: 20 } } });
+      for (const track of tracks) await room.localParticipant.publishTrack(track, options);
+    },
+    /** What each remote track delivers. */
+    async received() {
+      const all = [];
+      for (const participant of room.remoteParticipants.values()) {
+        for (const publication of participant.trackPublications.values()) {
+          const entry = { identity: participant.identity, sid: publication.trackSid, kind: publication.kind, source: publication.source, muted: publication.isMuted, subscribed: publication.isSubscribed };
+          const report = await publication.track?.receiver?.getStats();
+          report?.forEach((stat) => {
+            if (stat.type !== 'inbound-rtp') return;
+            entry.frames = stat.framesDecoded;
+            entry.width = stat.frameWidth;
+            entry.packets = stat.packetsReceived;
+            entry.energy = stat.totalAudioEnergy;
+          });
+          all.push(entry);
+        }
+      }
+      return all;
+    },
+    /** The layers that are sent. */
+    async sent() {
+      const layers = [];
+      for (const publication of room.localParticipant.trackPublications.values()) {
+        (await publication.track?.sender?.getStats())?.forEach((stat) => {
+          if (stat.type === 'outbound-rtp') layers.push({ kind: stat.kind, rid: stat.rid, width: stat.frameWidth, packets: stat.packetsSent, active: stat.active });
+        });
+      }
+      return layers;
+    },
+  };
+})();
