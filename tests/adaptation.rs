@@ -172,7 +172,7 @@ fn loss_is_repaired_before_anybody_sees_it() {
             if std::env::var_os("SIM_TRACE").is_some() {
                 eprintln!("{seed}: {seen:?}");
             }
-            // 1 %.
+            // 1 %; seeds 221 and 222 give 0.2 %.
             assert!(seen.pauses < 6_000, "{seen:?}");
             assert!(world.viewer(viewer).decoder.pictures > 17_000, "{}", world.viewer(viewer).decoder.pictures);
             world.assert_no_violations();
