@@ -237,6 +237,8 @@ pub struct Path {
     drained: Micros,
     /// And it is long: what is sent now may well find no place in it.
     flooded: bool,
+    /// Its viewer may ask for packets again (NACK), and so takes them.
+    takes_repairs: bool,
     /// Packets of video for each of FEC (0: none), and seconds for which that goes on.
     protection: (u8, u8),
     /// When the target fell because it grew.
@@ -302,6 +304,7 @@ impl Path {
             messages: 0,
             counted: Micros::ZERO,
             drained: Micros::ZERO,
+            takes_repairs: sent().flat_map(|media| &media.codecs).any(|codec| codec.feedback.nack),
             flooded: false,
             protection: (0, 0),
             fell: Micros::ZERO,
@@ -498,7 +501,7 @@ impl Path {
 
     /// Numbers of packets that the last message told to be lost, where a request for them may be lost as well.
     pub fn take_lost(&mut self) -> ArrayVec<SequenceNumber, LOST> {
-        let repairs = self.repairs_twice();
+        let repairs = self.takes_repairs && self.repairs_twice();
         let lost = self.transport.as_deref_mut().map(|transport| std::mem::take(&mut transport.lost));
         lost.filter(|_| repairs).unwrap_or_default()
     }

@@ -1,6 +1,6 @@
 // Forward error correction. Towards viewers: two viewers behind relays that delay everything and lose 5 % of it; one offers red and ulpfec, the other does
-// not. Neither may ask for what it lost, so what the first decodes beyond the other it has recovered from FEC packets. Chromium counts
-// FEC packets of FlexFEC alone, so its own word for it is its frames. From publishers: what one sends behind such a relay is recovered by the
+// not. Neither may ask for what it lost, nor is sent it again, so what the first decodes beyond the
+// other it has recovered from FEC packets. Chromium counts FEC packets of FlexFEC alone, so its own word for it is its frames. From publishers: what one sends behind such a relay is recovered by the
 // server, which counts it.
 
 import assert from 'node:assert/strict';
