@@ -222,6 +222,7 @@ fn token(arguments: TokenArgs) -> Result<(), Fatal> {
         can_subscribe: Some(all || arguments.subscribe),
         room_list: arguments.list,
         room_record: arguments.record,
+        can_update_own_metadata: Some(true),
         ..VideoGrants::default()
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Fatal::failure)?.as_secs();

@@ -169,8 +169,11 @@ fn loss_is_repaired_before_anybody_sees_it() {
             assert!(world.connect(10));
             world.run_seconds(600);
             let seen = seen(world, viewer, 20, 0);
-            // 1.5 %. Less than 1 % is wanted; seeds 221 to 227 gave 0.8 to 1.7 %, 1.2 % on average.
-            assert!(seen.pauses < 9_000, "{seen:?}");
+            if std::env::var_os("SIM_TRACE").is_some() {
+                eprintln!("{seed}: {seen:?}");
+            }
+            // 1 %; seeds 221 and 222 give 0.2 %.
+            assert!(seen.pauses < 6_000, "{seen:?}");
             assert!(world.viewer(viewer).decoder.pictures > 17_000, "{}", world.viewer(viewer).decoder.pictures);
             world.assert_no_violations();
         });

@@ -27,8 +27,8 @@ use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
 use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
 
-mod fec;
 mod renew;
+mod repair;
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -450,40 +450,6 @@ impl Inbound {
         stream.scalable |= media.layer.spatial > 0;
         metrics.add(Counter::MediaReceived, 1);
         before
-    }
-
-    /// Finds what had been lost among what `media` repeats; `before`: the newest packet until then. It goes on as if it had arrived,
-    /// but for its header extensions, which are not repeated: it says nothing of how loud it is, and the levels are those of the
-    /// packets around it. Nothing is copied, all parts of a datagram share it.
-    fn recover(&mut self, media: &Media, before: Option<Stamp>, metrics: &WorkerMetrics) {
-        let stream = &mut self.streams[media.stream as usize];
-        let codec = self.lines[stream.media as usize].codec();
-        let carrier = Stamp { sequence: media.sequence, timestamp: media.timestamp };
-        for (rank, block) in (1..=self.redundant.len() as u64).rev().zip(&self.redundant) {
-            if block.len == 0 || codec.is_none_or(|codec| codec.payload_type != block.payload_type) {
-                continue;
-            }
-            let Some(origin) = block.origin(rank, carrier, before) else { continue };
-            // It is not asked for any more, and if it still comes it is a duplicate.
-            if !stream.missing.recovered(origin.sequence) {
-                continue;
-            }
-            stream.reception.recovered(origin.sequence);
-            stream.meter.packet(0, 0, false, block.size());
-            self.stats.packets += 1;
-            self.stats.octets += block.len as u64;
-            self.stats.recovered += 1;
-            metrics.add(Counter::Recovered, 1);
-            self.recovered.push(Media {
-                header_len: block.start,
-                payload_len: block.len,
-                marker: false,
-                sequence: origin.sequence,
-                timestamp: origin.timestamp,
-                extensions: ArrayVec::new(),
-                ..media.clone()
-            });
-        }
     }
 
     /// Reads a packet of a media stream and counts it in.

@@ -118,6 +118,7 @@ pub struct Attended {
 
 /// What applications ask of rooms (LiveKit's RoomService), already authorized.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // it is boxed as a whole
 pub enum RoomCall {
     Create(proto::CreateRoomRequest),
     List(proto::ListRoomsRequest),

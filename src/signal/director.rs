@@ -161,6 +161,7 @@ struct Session {
     /// Of a member that makes all offers itself: what the last answer said is sent on them.
     told: Vec<(Mid, TrackId)>,
     /// Agreed on while a worker had the session and the director did not know yet which.
+    #[allow(clippy::vec_box)] // they go on to a worker in their boxes
     growth: Vec<Box<Growth>>,
     /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
     wishes: Vec<(u16, Option<Choice>)>,
@@ -170,6 +171,8 @@ struct Session {
     stats_at: Micros,
     /// Of what it sent in the last second, what never came.
     loss_in: f64,
+    /// Its client said goodbye.
+    closed: bool,
     bitrate_in: u64,
     bitrate_out: u64,
 }
@@ -450,6 +453,7 @@ impl Director {
             seen: None,
             stats_at: self.now,
             loss_in: 0.0,
+            closed: false,
             bitrate_in: 0,
             bitrate_out: 0,
         };
@@ -565,7 +569,8 @@ impl Director {
                 }
             }
             Notice::Closed { peer } => {
-                if self.session(peer).is_some() {
+                if let Some(session) = self.session(peer) {
+                    session.closed = true;
                     self.end(peer.slot, "the client closed DTLS");
                 }
             }

@@ -29,7 +29,7 @@ pub use fragment::{IceFragment, parse_fragment, restart_fragment};
 pub use own::{OwnLine, offer_to_watch};
 
 use crate::limits;
-use crate::rtp::config::{Codec, DataSection, Direction, FecConfig, MediaConfig, MediaKind, Mid, StreamPair};
+use crate::rtp::config::{Codec, DataSection, Direction, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::units::{PayloadType, Ssrc};
 use crate::wire::extension::ExtensionKind;
 use offer::{Media, Offer};
@@ -427,11 +427,16 @@ fn no_common_codec(media: &Media, kind: MediaKind, policy: &CodecPolicy) -> Nego
 /// Payload types and SSRCs are shared by the whole BUNDLE group (RFC 8843 §9.1): none may have two meanings, though several m-lines
 /// may give a payload type the same one.
 fn check_conflicts(accepted: &[Accepted]) -> Result<(), NegotiateError> {
-    let mut meanings: Vec<(PayloadType, (MediaKind, &str, Option<PayloadType>))> = Vec::new();
+    /// The kind of media, the format, and for redundancy and retransmissions what they are of.
+    type Meaning<'a> = (MediaKind, &'a str, Option<PayloadType>);
+    let mut meanings: Vec<(PayloadType, Meaning)> = Vec::new();
     let mut ssrcs: Vec<Ssrc> = Vec::new();
     for accepted in accepted {
         let kind = accepted.config.kind;
-        let fec = accepted.config.fec.iter().flat_map(FecConfig::payload_types).map(|number| (number, "fec", None));
+        let fec = accepted.config.fec.iter().flat_map(|fec| {
+            let repeats = fec.red_rtx.map(|rtx| (rtx, "rtx", Some(fec.red)));
+            [(fec.red, "red", None), (fec.ulpfec, "ulpfec", None)].into_iter().chain(repeats)
+        });
         let of_codecs = accepted.config.codecs.iter().flat_map(|codec| {
             let own = codec.payload_type;
             let repeats = [(codec.rtx, "rtx"), (codec.red, "red")];

@@ -18,6 +18,9 @@ use crate::rtp::config::{Codec, CodecConfig, Direction, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::{Micros, TrackId};
 
+/// How long a client has to come back to its session (LiveKit's clients try for about so long).
+pub(super) const AWAY_MAX: Micros = Micros::from_secs(15);
+
 /// Messages on their way to a member's client.
 pub(super) struct Outbox {
     sender: mpsc::Sender<proto::SignalResponse>,
@@ -346,14 +349,12 @@ impl Director {
 
     /// Members whose client has been away for too long, never came, or does not read what it is told.
     pub(super) fn expire_members(&mut self) {
-        /// How long a client has to come back to its session (LiveKit's clients try for about so long).
-        const AWAY_MAX: u64 = 15_000_000;
         let now = self.now;
         let mut gone: Vec<(String, String, bool)> = Vec::new();
         for (name, room) in &self.rooms {
             for member in room.members.values().filter(|member| !member.whip) {
                 let stuck = member.outbox.as_ref().is_some_and(|outbox| outbox.stuck);
-                if stuck || member.away.is_some_and(|since| now.since(since) > AWAY_MAX) {
+                if stuck || member.away.is_some_and(|since| now.since(since) > AWAY_MAX.0) {
                     gone.push((name.clone(), member.identity.clone(), stuck));
                 }
             }

@@ -22,10 +22,8 @@ impl Director {
         let Some(slot) = member.subscriber else { return };
         let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
         let Some(sender) = feed.map(|feed| feed.sender) else { return };
-        let wish = match self.quality_wanted(room, identity, track) {
-            None => None,
-            Some(quality) => Some(Choice { quality: self.encoding_of(track, quality), temporal: ALL }),
-        };
+        let choice = |quality| Choice { quality: self.encoding_of(track, quality), temporal: ALL };
+        let wish = self.quality_wanted(room, identity, track).map(choice);
         self.want(slot, sender, wish);
     }
 

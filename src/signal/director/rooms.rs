@@ -59,12 +59,13 @@ impl Room {
     }
 
     pub fn len(&self) -> usize {
-        self.viewers.len() + self.members.len() + self.publisher.is_some() as usize
+        let members = self.members.values().filter(|member| !member.whip).count();
+        self.viewers.len() + members + self.publisher.is_some() as usize
     }
 
     /// All sessions that may publish.
     pub fn publishers(&self) -> impl Iterator<Item = u32> + '_ {
-        let members = self.members.values().filter_map(|member| member.publisher);
+        let members = self.members.values().filter(|member| !member.whip).filter_map(|member| member.publisher);
         self.publisher.into_iter().chain(members)
     }
 

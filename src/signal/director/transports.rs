@@ -9,14 +9,18 @@ use livekit_protocol as proto;
 use proto::signal_response::Message;
 
 use super::feeds::decodable;
+use super::members::AWAY_MAX;
 use super::{Director, Opening, Part};
 use crate::limits::MEDIA_PER_PEER;
 use crate::peer::Growth;
 use crate::rtp::config::{CodecConfig, Direction, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::signal::handshakes::Order;
 use crate::signal::negotiate::{self, Agreed, Msid, NegotiateError, OwnLine, Standing, Ways};
-use crate::units::{Ssrc, TrackId};
+use crate::units::{Micros, Ssrc, TrackId};
 use crate::worker::mail::{Command, IcePassword, Ufrag};
+
+/// How long a client that closed its peer connection may take to say why.
+const FAREWELL: Micros = Micros::from_secs(2);
 
 /// What a client with two peer connections is offered.
 #[derive(Default)]
@@ -495,11 +499,17 @@ impl Director {
 
     /// A peer connection of a member has ended by itself.
     pub(super) fn transport_ended(&mut self, room: &str, identity: &str, slot: u32) {
+        let (now, closed) = (self.now, self.sessions.get(&slot).is_some_and(|session| session.closed));
         let Some(member) = self.member_mut(room, identity) else { return };
         if member.publisher == Some(slot) || member.subscriber == Some(slot) {
             // What is left of it is of no use: it comes back whole, or not at all.
             member.publisher = member.publisher.filter(|own| *own != slot);
             member.subscriber = member.subscriber.filter(|own| *own != slot);
+            if closed {
+                // It leaves, and is about to say so; or it comes anew.
+                member.away = Some(Micros(now.0.saturating_sub(AWAY_MAX.0 - FAREWELL.0)));
+                return;
+            }
             let reason = proto::DisconnectReason::ConnectionTimeout;
             self.dismiss(room, identity, reason, proto::leave_request::Action::Reconnect);
         }

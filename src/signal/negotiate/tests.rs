@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::rtp::config::{Feedback, Format};
+use crate::rtp::config::{FecConfig, Feedback, Format};
 use crate::units::PayloadType;
 
 macro_rules! fixture {

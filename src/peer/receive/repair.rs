@@ -1,4 +1,5 @@
-//! FEC packets of publishers (ULPFEC in RED, RFC 5109): what they are for is computed from them ([`crate::rtp::recover`]).
+//! What a publisher lost and a later packet brings along: sound that it repeats (RFC 2198), and video that is computed from its FEC packets
+//! (ULPFEC in RED, RFC 5109; [`crate::rtp::recover`]).
 //!
 //! A FEC packet has a number among those of the media. It goes on as a packet without payload, so that nobody sees a hole there: receivers
 //! take such packets for padding. So does the number of a FEC packet that was lost, as soon as it is clear that it was none of media.
@@ -12,6 +13,7 @@ use crate::mem::PacketMut;
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::media::Media;
 use crate::rtp::recover::Window;
+use crate::rtp::red::Stamp;
 use crate::units::{ExtendedSequence, Micros, RtpTime};
 use crate::wire::layer::Layer;
 use crate::wire::picture::PictureIds;
@@ -21,6 +23,40 @@ use crate::wire::rtp;
 const HOLES: usize = 16;
 
 impl Inbound {
+    /// Finds what had been lost among what `media` repeats; `before`: the newest packet until then. It goes on as if it had arrived,
+    /// but for its header extensions, which are not repeated: it says nothing of how loud it is, and the levels are those of the
+    /// packets around it. Nothing is copied, all parts of a datagram share it.
+    pub(super) fn recover(&mut self, media: &Media, before: Option<Stamp>, metrics: &WorkerMetrics) {
+        let stream = &mut self.streams[media.stream as usize];
+        let codec = self.lines[stream.media as usize].codec();
+        let carrier = Stamp { sequence: media.sequence, timestamp: media.timestamp };
+        for (rank, block) in (1..=self.redundant.len() as u64).rev().zip(&self.redundant) {
+            if block.len == 0 || codec.is_none_or(|codec| codec.payload_type != block.payload_type) {
+                continue;
+            }
+            let Some(origin) = block.origin(rank, carrier, before) else { continue };
+            // It is not asked for any more, and if it still comes it is a duplicate.
+            if !stream.missing.recovered(origin.sequence) {
+                continue;
+            }
+            stream.reception.recovered(origin.sequence);
+            stream.meter.packet(0, 0, false, block.size());
+            self.stats.packets += 1;
+            self.stats.octets += block.len as u64;
+            self.stats.recovered += 1;
+            metrics.add(Counter::Recovered, 1);
+            self.recovered.push(Media {
+                header_len: block.start,
+                payload_len: block.len,
+                marker: false,
+                sequence: origin.sequence,
+                timestamp: origin.timestamp,
+                extensions: ArrayVec::new(),
+                ..media.clone()
+            });
+        }
+    }
+
     /// Whether FEC packets come on a stream.
     pub(super) fn protects(&self, index: usize) -> bool {
         self.window(index).is_some_and(Window::is_on)
