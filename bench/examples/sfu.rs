@@ -198,7 +198,8 @@ impl Sfu {
             for (sender, line) in session.media.iter().enumerate() {
                 let Some(at) = publisher.media.iter().position(|media| media.kind == line.kind) else { continue };
                 let (codec, track) = (line.codecs[0], publisher.tracks[at]);
-                let binding = Binding { track, payload_type: codec.payload_type, rtx: None, clock_rate: codec.clock_rate };
+                let (payload_type, clock_rate) = (codec.payload_type, codec.clock_rate);
+                let binding = Binding { track, payload_type, rtx: None, clock_rate, encrypted: false };
                 wanted.push((*peer, Subscriber { peer: peer.slot, sender: sender as u16 }, binding));
             }
         }

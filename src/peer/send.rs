@@ -31,6 +31,8 @@ pub struct Binding {
     pub payload_type: PayloadType,
     pub rtx: Option<PayloadType>,
     pub clock_rate: u32,
+    /// From end to end: its packets go as they are, each by itself.
+    pub encrypted: bool,
 }
 
 /// Counters of one sender, read by the control plane once a second.
@@ -210,7 +212,8 @@ impl Sender {
 
     /// How many earlier packets go along with each.
     pub fn earlier(&self) -> usize {
-        if self.kind == MediaKind::Audio { self.repairs as usize } else { 0 }
+        let wrapped = self.kind == MediaKind::Audio && self.binding.is_some_and(|binding| !binding.encrypted);
+        if wrapped { self.repairs as usize } else { 0 }
     }
 
     fn is_shifted(&self) -> bool {

@@ -82,6 +82,9 @@ pub struct Standing<'a> {
     pub previous: &'a [(Mid, StreamPair)],
     /// Given the m-lines agreed on: what the server sends on each, in their order; none: nothing, for now. Not asked about m-lines
     /// that the client sends on.
+    /// Names of the client's tracks that it is not to send with redundancy (RFC 2198): nobody could unwrap what is encrypted from end to
+    /// end.
+    pub plain: &'a [String],
     #[allow(clippy::type_complexity)]
     pub assign: &'a mut dyn FnMut(&[MediaConfig], &[Option<String>]) -> Vec<Option<Msid>>,
 }
@@ -170,7 +173,7 @@ pub fn answer(
         };
         media.iter().map(name).collect()
     };
-    answer_further(offer, Ways::Only(purpose), local, new_ssrc, policy, Standing { previous: &[], assign: &mut assign })
+    answer_further(offer, Ways::Only(purpose), local, new_ssrc, policy, Standing { previous: &[], plain: &[], assign: &mut assign })
 }
 
 /// Answers an offer of a session that may have been agreed on before.
@@ -185,7 +188,7 @@ pub fn answer_further(
     let bytes_max = if ways == Ways::Each { limits::SIGNAL_BYTES_MAX } else { limits::SDP_BYTES_MAX };
     let session = offer::parse_lines(offer, bytes_max)?;
     let offer = Offer::read(&session)?;
-    let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous)?;
+    let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous, standing.plain)?;
     let sent = (standing.assign)(&agreed.media, &agreed.sources);
     let mids: Vec<&str> = agreed.bundle.iter().map(Mid::as_str).collect();
     let (dtls_role, bundle, data) = (agreed.dtls_role, mids.join(" "), agreed.data.as_ref());
@@ -199,7 +202,7 @@ pub fn answer_further(
 pub fn read_answer(answer: &str, policy: &CodecPolicy, previous: &[(Mid, StreamPair)]) -> Result<Agreed, NegotiateError> {
     let session = offer::parse_lines(answer, limits::SIGNAL_BYTES_MAX)?;
     let offer = Offer::read(&session)?;
-    let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous)?;
+    let (agreed, ..) = agree(&offer, Ways::Each, &mut || 0, policy, previous, &[])?;
     Ok(agreed)
 }
 
@@ -215,13 +218,19 @@ fn agree(
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
     previous: &[(Mid, StreamPair)],
+    plain: &[String],
 ) -> Result<(Agreed, Vec<Accepted>, usize), NegotiateError> {
     // RFC 8445 §6.1.1 would have both sides send to default candidates; consent (RFC 7675) needs checks from one of them.
     if offer.ice_lite {
         return Err(NegotiateError::BothIceLite);
     }
     let data = if ways == Ways::Each { accept_data(offer)? } else { None };
-    let accepted = accept(offer, ways, new_ssrc, policy, previous, data.is_some())?;
+    let mut accepted = accept(offer, ways, new_ssrc, policy, previous, data.is_some())?;
+    let is_plain = |accepted: &&mut Accepted| {
+        let name = offer.media.get(accepted.index).and_then(|media| media.msid);
+        accepted.config.direction == Direction::RecvOnly && plain.iter().any(|plain| Some(&**plain) == name)
+    };
+    accepted.iter_mut().filter(is_plain).for_each(Accepted::leave_out_redundancy);
     let (bundle, tagged) = bundle(offer, &accepted, data.as_ref());
     let transport = Transport { offer, tagged };
     let (remote_ufrag, remote_pwd) = transport.ice_credentials()?;

@@ -125,7 +125,7 @@ fn viewer(slot: usize) -> Peer {
 }
 
 fn binding() -> Binding {
-    Binding { track: TRACK, payload_type: VIDEO, rtx: None, clock_rate: 90_000 }
+    Binding { track: TRACK, payload_type: VIDEO, rtx: None, clock_rate: 90_000, encrypted: false }
 }
 
 /// A publisher's session alone, up to what its packets become.

@@ -540,7 +540,7 @@ impl Session {
         peer.set_keys(Box::new(Keys { outbound: Sender::new(&outbound), inbound: Receiver::new(&inbound, 0) }));
         peer.checked("192.0.2.1:5000".parse().unwrap(), true, Micros::ZERO);
         let rtx = rtx.then_some(RTX);
-        peer.senders[0].bind(Some(Binding { track: TRACK, payload_type: VIDEO, rtx, clock_rate: 90_000 }));
+        peer.senders[0].bind(Some(Binding { track: TRACK, payload_type: VIDEO, rtx, clock_rate: 90_000, encrypted: false }));
         peer.senders[0].aim(Some(Target::all(0)));
         Session { peer, receiver: Receiver::new(&remote, 4), slots: Arena::leak(64), batch: SendBatch::default() }
     }

@@ -23,6 +23,8 @@ pub(super) struct Track {
     encodings: usize,
     pub rids: ArrayVec<Rid, QUALITIES_MAX>,
     pub codec: CodecConfig,
+    /// From end to end.
+    pub encrypted: bool,
     /// The publisher's worker, once claimed: where the owning shard is.
     owner: Option<WorkerId>,
     /// Subscribers on each worker.
@@ -53,7 +55,7 @@ impl Director {
         let id = TrackId { slot, generation: self.track_generation };
         let encodings = media.rids.len().max(media.remote_streams.len());
         let (kind, rids, subscribers) = (media.kind, media.rids.clone(), [0; WORKERS_MAX]);
-        self.tracks.insert(slot, Track { id, publisher, kind, encodings, rids, codec, owner: None, subscribers });
+        self.tracks.insert(slot, Track { id, publisher, kind, encodings, rids, codec, encrypted: false, owner: None, subscribers });
         Some(id)
     }
 
@@ -127,8 +129,13 @@ impl Director {
             );
             return;
         };
-        let binding =
-            Binding { track: feed.track, payload_type: codec.payload_type, rtx: codec.rtx, clock_rate: track.codec.clock_rate };
+        let binding = Binding {
+            track: feed.track,
+            payload_type: codec.payload_type,
+            rtx: codec.rtx,
+            clock_rate: track.codec.clock_rate,
+            encrypted: track.encrypted,
+        };
         let (peer, wish) = (session.id, session.wishes.iter().find(|(index, _)| *index == feed.sender).copied());
         let first_here = track.subscribers[worker.0 as usize] == 0;
         if first_here && worker != owner {

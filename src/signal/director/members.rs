@@ -50,6 +50,13 @@ pub(super) struct Publication {
     pub told: Option<u8>,
 }
 
+impl Publication {
+    /// Whether it is not to be sent with redundancy.
+    pub fn is_plain(&self) -> bool {
+        self.info.disable_red || self.info.encryption != proto::encryption::Type::None as i32
+    }
+}
+
 /// What a member wants of somebody's track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {

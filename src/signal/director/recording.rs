@@ -17,6 +17,8 @@ impl Director {
         let wanted = source.wants(&session.room) || source.sessions.contains(&session.name);
         let Some(office) = self.workers.get_mut(worker.0 as usize).filter(|_| wanted) else { return };
         let tracks = session.tracks.iter().filter_map(|id| self.tracks.get(&id.slot).filter(|track| track.id == *id));
+        // Nobody could play what is encrypted from end to end.
+        let tracks = tracks.filter(|track| !track.encrypted);
         let tapped = |track: &Track| TappedTrack { id: track.id, codec: track.codec, rids: track.rids.clone() };
         let tracks: Vec<TappedTrack> = tracks.map(tapped).collect();
         if tracks.is_empty() {

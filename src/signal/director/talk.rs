@@ -114,7 +114,7 @@ impl Director {
         let before = member.publications.len();
         let alive = |track: TrackId| sent.iter().any(|(other, ..)| *other == track);
         let mut changed = false;
-        let (mut unpublished, mut published) = (Vec::new(), Vec::new());
+        let (mut unpublished, mut published, mut encrypted) = (Vec::new(), Vec::new(), Vec::new());
         member.publications.retain(|publication| {
             let gone = publication.track.is_some_and(|track| !alive(track));
             // A client that changes a track's codec or its m-line names it as before.
@@ -147,6 +147,7 @@ impl Director {
             publication.info.mid = media.mid.to_string();
             publication.info.mime_type = media.codecs.first().map_or("", mime).to_owned();
             published.push(publication.info.clone());
+            encrypted.extend((publication.info.encryption != proto::encryption::Type::None as i32).then_some(*track));
             changed = true;
         }
         for info in &unpublished {
@@ -157,6 +158,14 @@ impl Director {
             let info = member.info(epoch);
             published.into_iter().for_each(|track| self.happened("track_published", room, Some(info.clone()), Some(track)));
             unpublished.into_iter().for_each(|track| self.happened("track_unpublished", room, Some(info.clone()), Some(track)));
+        }
+        for id in &encrypted {
+            if let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == *id) {
+                track.encrypted = true;
+            }
+        }
+        if !encrypted.is_empty() {
+            self.published(slot);
         }
         if changed {
             self.tell_of(room, identity);

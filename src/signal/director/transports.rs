@@ -240,6 +240,8 @@ impl Director {
         let lines = session.into_iter().flat_map(|session| &session.lines);
         let previous: Vec<(Mid, StreamPair)> = lines.filter_map(|line| Some((line.mid, line.local_stream?))).collect();
         let told = session.map(|session| session.told.clone()).unwrap_or_default();
+        let publications = self.member(room, identity).into_iter().flat_map(|member| &member.publications);
+        let plain: Vec<String> = publications.filter(|own| own.is_plain()).flat_map(|own| own.cids.clone()).collect();
         let mut assigned: Vec<(Mid, TrackId)> = Vec::new();
         let mut assign = |media: &[MediaConfig], _: &[Option<String>]| {
             let mut sent: Vec<Option<Msid>> = vec![None; media.len()];
@@ -269,7 +271,7 @@ impl Director {
             sent
         };
         let agreed = self.with_local(credentials, |local, ssrc, codecs| {
-            let standing = Standing { previous: &previous, assign: &mut assign };
+            let standing = Standing { previous: &previous, plain: &plain, assign: &mut assign };
             negotiate::answer_further(offer, Ways::Each, local, ssrc, codecs, standing)
         })?;
         Ok((agreed, assigned))

@@ -206,6 +206,12 @@ pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
 }
 
 impl Accepted {
+    pub(super) fn leave_out_redundancy(&mut self) {
+        let configs = self.config.codecs.iter_mut().chain(self.codecs.iter_mut().map(|codec| &mut codec.config));
+        configs.for_each(|config| config.red = None);
+        self.config.fec = None;
+    }
+
     fn leave_out(&mut self, kind: ExtensionKind) {
         self.config.extensions.clear(kind);
         self.extmaps.retain(|extmap| extmap.kind != kind);
