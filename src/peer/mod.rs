@@ -68,24 +68,30 @@ pub struct Growth {
     /// The senders that are new, and room for all.
     new: Vec<Sender>,
     room: Vec<Sender>,
+    /// Those that take the place of others: they send under other SSRCs.
+    replaced: Vec<(u16, Sender)>,
     /// All that the client sends.
     inbound: Box<Inbound>,
     path: Option<Box<Path>>,
 }
 
 impl Growth {
-    /// `media`: all m-lines that are agreed on; `new`: those the server sends on that it did not before, which follow the `before` others;
-    /// `tracks`: as in [`Peer::new`].
+    /// `media`: all m-lines that are agreed on; `sent`: those the server sends on, by sender, of which it had the first `before` already,
+    /// but for those that `replaced` names: they have other SSRCs now. `tracks`: as in [`Peer::new`].
     pub fn new(
         media: &[MediaConfig],
         tracks: &[TrackId],
-        new: &[MediaConfig],
+        sent: &[MediaConfig],
         before: usize,
+        replaced: &[u16],
         mut seed: impl FnMut() -> u64,
     ) -> Self {
+        let (old, new) = sent.split_at(before.min(sent.len()));
         let new: Vec<Sender> = new.iter().filter_map(|media| Sender::new(media, seed())).collect();
         let room = Vec::with_capacity(before + new.len());
-        Growth { new, room, inbound: Box::new(Inbound::new(media, tracks)), path: Path::new(media, seed()) }
+        let of = |index: &u16| Some((*index, Sender::new(old.get(*index as usize)?, seed())?));
+        let replaced = replaced.iter().filter_map(of).collect();
+        Growth { new, room, replaced, inbound: Box::new(Inbound::new(media, tracks)), path: Path::new(media, seed()) }
     }
 }
 
@@ -138,6 +144,12 @@ impl Peer {
         growth.room.append(&mut growth.new);
         // As long as its room: nothing is allocated. The empty vector of before is given back.
         self.senders = std::mem::replace(&mut growth.room, before).into_boxed_slice();
+        for (index, sender) in &mut growth.replaced {
+            // What it was fed from has been unbound.
+            if let Some(own) = self.senders.get_mut(*index as usize).filter(|own| own.binding().is_none()) {
+                std::mem::swap(own, sender);
+            }
+        }
         if let Some(inbound) = self.inbound.as_deref_mut() {
             let mut keys = self.keys.as_deref_mut();
             inbound.renew(&mut growth.inbound, |ssrc| {

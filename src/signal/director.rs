@@ -18,7 +18,7 @@ mod talk;
 mod transports;
 mod view;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -160,6 +160,8 @@ struct Session {
     feeds: Vec<Feed>,
     /// Of a member that makes all offers itself: what the last answer said is sent on them.
     told: Vec<(Mid, TrackId)>,
+    /// And those on which anything ever was.
+    used: BTreeSet<Mid>,
     /// Agreed on while a worker had the session and the director did not know yet which.
     #[allow(clippy::vec_box)] // they go on to a worker in their boxes
     growth: Vec<Box<Growth>>,
@@ -447,6 +449,7 @@ impl Director {
             lines,
             feeds: Vec::new(),
             told: Vec::new(),
+            used: BTreeSet::new(),
             growth: Vec::new(),
             wishes: Vec::new(),
             stats: PeerStats::default(),

@@ -42,6 +42,9 @@ window.lk = (() => {
             entry.packets = stat.packetsReceived;
             entry.energy = stat.totalAudioEnergy;
           });
+          // What is decoded need not be shown.
+          const [element] = publication.track?.attachedElements ?? [];
+          entry.shown = publication.kind === 'video' && element?.readyState >= 2 && element.videoWidth > 0;
           all.push(entry);
         }
       }

@@ -74,7 +74,7 @@ async function seesAndHears(opened, names, { frames = 10, ms = 30_000, kinds = [
   await until(`pictures and sound of ${names}`, ms, async () => {
     seen = await received(opened);
     return names.every((name) => kinds.every((kind) => seen.some((track) =>
-      track.identity === name && track.kind === kind && (kind === 'audio' ? track.energy > 0.01 : track.frames > frames))));
+      track.identity === name && track.kind === kind && (kind === 'audio' ? track.energy > 0.01 : track.frames > frames && track.shown))));
   }, () => JSON.stringify(seen));
   return seen;
 }

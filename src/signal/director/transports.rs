@@ -41,6 +41,8 @@ struct OfferedLine {
     kind: MediaKind,
     stream: StreamPair,
     track: Option<TrackId>,
+    /// It has had a track before.
+    used: bool,
 }
 
 /// Something that a member is to be sent.
@@ -152,6 +154,7 @@ impl Director {
         }
         if let Some(session) = self.sessions.get_mut(&slot) {
             session.told = assigned.clone();
+            session.used.extend(assigned.iter().map(|(mid, _)| *mid));
         }
         for (mid, track) in assigned {
             let line = self.sessions.get(&slot).and_then(|session| session.lines.iter().position(|line| line.mid == mid));
@@ -237,9 +240,12 @@ impl Director {
         let single = self.member(room, identity).is_some_and(|member| member.single);
         let watched = if single { self.watched(room, identity) } else { Vec::new() };
         let session = slot.and_then(|slot| self.sessions.get(&slot));
-        let lines = session.into_iter().flat_map(|session| &session.lines);
-        let previous: Vec<(Mid, StreamPair)> = lines.filter_map(|line| Some((line.mid, line.local_stream?))).collect();
         let told = session.map(|session| session.told.clone()).unwrap_or_default();
+        // Another track on an m-line has other SSRCs: under the same ones Chromium decodes it and shows nothing.
+        let stays = |mid: &Mid| told.iter().any(|(own, track)| own == mid && watched.iter().any(|own| own.track == *track));
+        let keeps = |line: &&MediaConfig| stays(&line.mid) || session.is_some_and(|session| !session.used.contains(&line.mid));
+        let lines = session.into_iter().flat_map(|session| &session.lines).filter(keeps);
+        let previous: Vec<(Mid, StreamPair)> = lines.filter_map(|line| Some((line.mid, line.local_stream?))).collect();
         let publications = self.member(room, identity).into_iter().flat_map(|member| &member.publications);
         let plain: Vec<String> = publications.filter(|own| own.is_plain()).flat_map(|own| own.cids.clone()).collect();
         let mut assigned: Vec<(Mid, TrackId)> = Vec::new();
@@ -285,11 +291,16 @@ impl Director {
             session.sources.iter().cloned().zip(session.tracks.iter().copied()).collect();
         let mut lines = session.lines.clone();
         let count = lines.len();
-        let (mut tracks, mut sources, mut received) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tracks, mut sources, mut received, mut replaced) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (media, source) in agreed.media.iter().zip(&agreed.sources) {
             match media.direction {
-                Direction::SendOnly => match lines.iter_mut().find(|line| line.mid == media.mid) {
-                    Some(line) => *line = media.clone(),
+                Direction::SendOnly => match lines.iter().position(|line| line.mid == media.mid) {
+                    Some(index) => {
+                        if lines[index].local_stream != media.local_stream {
+                            replaced.push(index as u16);
+                        }
+                        lines[index] = media.clone();
+                    }
                     None => lines.push(media.clone()),
                 },
                 _ => {
@@ -308,7 +319,7 @@ impl Director {
         let seed = &mut self.random;
         let sent = agreed.media.iter().filter(|media| media.direction == Direction::SendOnly);
         let media: Vec<MediaConfig> = received.iter().chain(sent).cloned().collect();
-        let growth = Box::new(Growth::new(&media, &tracks, &lines[count..], count, seed));
+        let growth = Box::new(Growth::new(&media, &tracks, &lines, count, &replaced, seed));
         let changed = self.sessions.get(&slot).is_some_and(|session| session.tracks != tracks);
         let data = agreed.data;
         if let Some(session) = self.sessions.get_mut(&slot) {
@@ -317,6 +328,7 @@ impl Director {
         if let Some(data) = data {
             self.order(id, Order::AgreeData { peer: id, data });
         }
+        replaced.iter().for_each(|sender| self.starve(slot, *sender));
         self.deliver(slot, growth);
         for (_, track) in before {
             if let Some(room) = self.rooms.get_mut(&room) {
@@ -397,14 +409,19 @@ impl Director {
             let rests = |index: usize| resting.get(index).copied().unwrap_or(false);
             let mut lines = watching.lines.iter_mut().enumerate();
             let free = lines.find(|(index, line)| line.track.is_none() && line.kind == own.kind && !rests(*index));
+            let mut ssrc = || Ssrc(((self.random)() as u32).max(1));
+            let rtx = (own.kind == MediaKind::Video).then(&mut ssrc);
+            let stream = StreamPair { media: ssrc(), rtx };
             match free {
-                Some((_, line)) => line.track = Some(own.track),
+                Some((_, line)) => {
+                    line.track = Some(own.track);
+                    // As in `answer_member`.
+                    line.stream = if line.used { stream } else { line.stream };
+                    line.used = true;
+                }
                 None => {
-                    let mut ssrc = || Ssrc(((self.random)() as u32).max(1));
-                    let rtx = (own.kind == MediaKind::Video).then(&mut ssrc);
-                    let stream = StreamPair { media: ssrc(), rtx };
                     let mid = ArrayString::from(&format!("{}", watching.lines.len() + 1)).unwrap_or_default();
-                    watching.lines.push(OfferedLine { mid, kind: own.kind, stream, track: Some(own.track) });
+                    watching.lines.push(OfferedLine { mid, kind: own.kind, stream, track: Some(own.track), used: true });
                 }
             }
         }
