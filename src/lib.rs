@@ -18,7 +18,8 @@
 //!
 //! # Who does what
 //! Workers (one pinned thread each) own sessions and forward. A thread of handshakes does DTLS, and the data channels inside it. The director decides who is
-//! joined to what. HTTP runs on tokio and only ever talks to the director. They meet in bounded rings: [`worker::mail`].
+//! joined to what, among them the members of rooms that speak LiveKit's protocol (`signal::livekit`). HTTP runs on tokio and only
+//! ever talks to the director. They meet in bounded rings: [`worker::mail`].
 //!
 //! Imports point downwards: services (`signal`, `admin`) → `topology` → `worker` → `peer`, `room`, `io` → `secure`, `rtp` →
 //! `wire`, `mem` → `units`, `limits`, `metrics`, `config`. `tests/tidy.rs` holds us to it.

@@ -222,6 +222,8 @@ pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const NAME_BYTES_MAX: usize = 256;
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
 pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of what a member says of a track that it is about to publish; a longer description is refused.
+pub const TRACK_BYTES_MAX: usize = 16 * 1024;
 /// Members that one can name who may watch its tracks; further ones may not.
 pub const MEMBERS_NAMED_MAX: usize = 4096;
 /// Messages on their way to a member's client. One that does not read them is taken out of its room.

@@ -9,6 +9,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use distributary::metrics::Counter;
+use distributary::peer::{Growth, Peer};
+use distributary::rtp::config::MediaConfig;
+use distributary::signal::negotiate::{self, CodecPolicy, LocalTransport, Purpose};
+use distributary::units::{PeerId, Ssrc, TrackId};
 use sim::World;
 use sim::network::Link;
 
@@ -111,6 +115,41 @@ fn a_worker_allocates_nothing() {
     assert!(server.count(Counter::Runs) > 0, "nobody began with what is cached");
     assert!(TURNS.get() > 20_000, "{} turns were watched", TURNS.get());
     assert_eq!((ALLOCATIONS.get(), RELEASES.get()), (0, 0), "allocations and releases in {} turns", TURNS.get());
+}
+
+/// A member that publishes and watches more than before.
+#[test]
+fn a_session_grows_without_allocating() {
+    let media = |offer, purpose| {
+        let fingerprint = format!("sha-256 {}", ["AB"; 32].join(":"));
+        let candidates = ["192.0.2.1:7000".parse().expect("an address")];
+        let local = LocalTransport {
+            ufrag: "abcdefgh",
+            pwd: "abcdefghijklmnopqrstuvwx",
+            fingerprint: &fingerprint,
+            candidates: &candidates,
+            tcp_port: None,
+            session_id: 1,
+            cname: "room",
+        };
+        let mut ssrc = 1000;
+        negotiate::answer(offer, purpose, &local, &mut || (ssrc += 1, ssrc).1, &CodecPolicy::default()).expect("an offer").media
+    };
+    let watched = media(include_str!("fixtures/sdp/chromium-watch.sdp"), Purpose::Watch);
+    let published = media(include_str!("fixtures/sdp/chromium-publish-simulcast.sdp"), Purpose::Publish);
+    let tracks: Vec<TrackId> = (0..published.len() as u32).map(|slot| TrackId { slot, generation: 1 }).collect();
+    let mut peer = Peer::new(PeerId::default(), &watched[..1], Some(&[]), Ssrc(1), || 7);
+    let before = peer.senders[0].media_ssrc();
+    let other: Vec<MediaConfig> = watched.iter().rev().cloned().collect();
+    let all: Vec<MediaConfig> = published.iter().chain(&other).cloned().collect();
+    let mut growth = Growth::new(&all, &tracks, &other, 1, &[0], || 7);
+    WATCHING.set(true);
+    peer.grow(&mut growth);
+    WATCHING.set(false);
+    assert_eq!((ALLOCATIONS.get(), RELEASES.get()), (0, 0));
+    assert_eq!((peer.senders.len(), peer.senders[1].media_ssrc()), (2, before), "the second m-line is what was the first");
+    assert_ne!(peer.senders[0].media_ssrc(), before);
+    assert_eq!(peer.inbound.as_deref().map(|inbound| inbound.tracks().count()), Some(tracks.len()));
 }
 
 /// The watch itself works: what allocates is seen.

@@ -1,7 +1,7 @@
 //! WHIP, the WebRTC-HTTP Ingestion Protocol (RFC 9725): a client publishes into a room.
 //!
-//! `POST /whip/{room}` makes a session; its URL, given in `Location`, takes PATCH and DELETE. A room has one publisher at a
-//! time: a second one gets 409. All the rest is in `http/resource.rs`, which WHEP shares.
+//! `POST /whip/{room}` makes a session; its URL, given in `Location`, takes PATCH and DELETE. A room has one such publisher at a
+//! time: a second one gets 409. Members may publish beside it ([`super::livekit`]). All the rest is in `http/resource.rs`, which WHEP shares.
 //!
 //! WHIP has no way for a server to say that nobody watches an encoding. A client that wants to know asks: `GET {session}/layer` tells
 //! what flows, and under `unwatched` the simulcast encodings that it may switch off. Nothing happens if it does not.

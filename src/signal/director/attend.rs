@@ -10,7 +10,9 @@ use tracing::info;
 
 use super::Director;
 use super::members::{Member, Outbox, enabled_codecs};
+use super::talk::fits;
 use super::transports::Watching;
+use crate::limits::{METADATA_BYTES_MAX, NAME_BYTES_MAX};
 use crate::signal::api::{Attend, Attended, MemberKey, Refusal};
 
 /// Seconds between two pings of a client, and until it takes the connection for dead.
@@ -28,6 +30,9 @@ impl Director {
         let key = MemberKey { room: attend.room.clone(), identity: attend.identity.clone(), connection };
         if let Some(sid) = &attend.resume {
             return self.resume(attend.outbox, key, &sid.clone(), attend.offer);
+        }
+        if !fits(&attend.name, &attend.metadata, &attend.attributes) || attend.identity.len() > NAME_BYTES_MAX {
+            return Err(Refusal::TooLong { what: "identity, name, metadata or attributes", bytes_max: METADATA_BYTES_MAX });
         }
         let known = self.member(&attend.room, &attend.identity).is_some();
         if !known {

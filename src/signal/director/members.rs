@@ -348,6 +348,8 @@ impl Director {
         if !member.hidden() {
             self.tell_room(room, &Message::Update(proto::ParticipantUpdate { participants: vec![info] }));
         }
+        let ended: Vec<String> = member.publications.iter().map(|publication| publication.info.sid.clone()).collect();
+        self.forget_wishes(room, &ended);
         self.resubscribe(room);
         self.tell_qualities(room);
         self.set_stage(room);

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use livekit_protocol as proto;
+use prost::Message as _;
 use proto::request_response::{Reason, Request};
 use proto::signal_request::Message as Said;
 use proto::signal_response::Message;
 
 use super::Director;
 use super::members::{Publication, Wanted, mime};
-use crate::limits::{ATTRIBUTES_BYTES_MAX, MEDIA_PER_PEER, METADATA_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::{ATTRIBUTES_BYTES_MAX, MEDIA_PER_PEER, METADATA_BYTES_MAX, NAME_BYTES_MAX, TRACK_BYTES_MAX};
 use crate::rtp::config::{Direction, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::TrackId;
@@ -84,8 +85,8 @@ impl Director {
             let track = Some(publication.info.clone());
             return self.reply(key, Message::TrackPublished(proto::TrackPublishedResponse { cid: request.cid, track }));
         }
-        if member.publications.len() >= MEDIA_PER_PEER {
-            let text = "No more tracks can be published.";
+        if member.publications.len() >= MEDIA_PER_PEER || request.encoded_len() > TRACK_BYTES_MAX {
+            let text = "No more tracks can be published, or none that is described at such length.";
             return self.refuse(key, 0, Reason::LimitExceeded, text, Some(Request::AddTrack(request)));
         }
         let (cid, info) = (request.cid.clone(), track_info(sid, &request));
@@ -154,11 +155,13 @@ impl Director {
             let track_sid = info.sid.clone();
             member.tell(Message::TrackUnpublished(proto::TrackUnpublishedResponse { track_sid }));
         }
+        let ended: Vec<String> = unpublished.iter().map(|info| info.sid.clone()).collect();
         if member.state == proto::participant_info::State::Active {
             let info = member.info(epoch);
             published.into_iter().for_each(|track| self.happened("track_published", room, Some(info.clone()), Some(track)));
             unpublished.into_iter().for_each(|track| self.happened("track_unpublished", room, Some(info.clone()), Some(track)));
         }
+        self.forget_wishes(room, &ended);
         for id in &encrypted {
             if let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == *id) {
                 track.encrypted = true;
@@ -172,6 +175,12 @@ impl Director {
             self.resubscribe(room);
             self.set_stage(room);
         }
+    }
+
+    /// Tracks have ended: what members said of them is of no use.
+    pub(super) fn forget_wishes(&mut self, room: &str, sids: &[String]) {
+        let members = self.rooms.get_mut(room).into_iter().flat_map(|room| room.members.values_mut());
+        members.for_each(|member| member.wanted.retain(|sid, _| !sids.contains(sid)));
     }
 
     /// A track falls silent, or is heard and seen again; by its publisher, or by who looks after the room.
