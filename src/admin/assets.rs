@@ -33,7 +33,7 @@ const MEETING: &[(&str, &str, &[u8])] = &[
 
 /// The admin page, of `admin/console`: `index.html` is at `/admin`, the others below it at their names.
 const CONSOLE: &[(&str, &[u8])] = files! {
-    "console/" "index.html" "console.css" "console.js" "ask.js" "events.js" "load.js" "rooms.js" "service.js"
+    "console/" "index.html" "console.css" "console.js" "ask.js" "events.js" "load.js" "recordings.js" "rooms.js" "service.js"
 };
 
 /// A page loads nothing from elsewhere and runs nothing inline; another site must not frame it.

@@ -1,16 +1,20 @@
 // The admin page: it tells what the server does, as it changes, and wants a token where the server wants one.
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, moving, open, publish, watch } from './browsers.mjs';
 import { KEY, OUT, SECRET, command, configWithKeys, serve, until } from './server.mjs';
 
+let folder;
 let server;
 let locked;
 let browser;
 before(async () => {
-  server = await serve('admin');
+  folder = mkdtempSync(path.join(tmpdir(), 'admin-'));
+  server = await serve('admin', { args: ['--dev', '--record-folder', folder] });
   locked = await serve('admin-token', { args: ['--config', configWithKeys('admin-token')] });
   browser = await chromium();
 });
@@ -19,6 +23,7 @@ after(async () => {
   await browser?.close();
   await locked?.stop();
   await server?.stop();
+  if (folder) rmSync(folder, { recursive: true });
 });
 
 const text = (page, id) => page.$eval(`#${id}`, (element) => element.innerText);
@@ -44,6 +49,8 @@ test('rooms, sessions, load and events are told as they change', { timeout: 120_
   await until('the graphs move', 10_000, async () => (await figure(page, 'sessions')) === '2' && !['–', '0 kb/s'].includes(await figure(page, 'out')));
   assert.equal(await page.$$eval('#workers figure', (all) => all.length), await server.get('/metrics').then((all) => all.match(/^distributary_worker_busy_ratio\{/gm).length));
   await page.screenshot({ path: path.join(OUT, 'admin-1280x720.png') });
+  const recordings = () => page.$$eval('#recordings tr[data-state]', (lines) => lines.map((line) => [line.dataset.state, ...[...line.cells].map((cell) => cell.textContent)]));
+  await until('what is recorded is listed', 20_000, async () => (await recordings()).some((cells) => cells[0] === 'recording' && cells[1] === 'lesson'), async () => JSON.stringify(await recordings()));
   await page.setViewport({ width: 390, height: 844 });
   assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)) <= 0, 'it does not scroll sideways');
   await page.screenshot({ path: path.join(OUT, 'admin-390x844.png') });
@@ -52,6 +59,9 @@ test('rooms, sessions, load and events are told as they change', { timeout: 120_
   await until('all is told, the last first', 60_000, async () => /The room lesson ended/.test(await text(page, 'events')), () => text(page, 'events'));
   assert.match(await text(page, 'events'), /The room lesson ended.*left lesson.*publishes in lesson.*The room lesson began/s);
   assert.match(await text(page, 'rooms'), /Nobody is here/);
+  await until('the recording has ended', 10_000, async () => (await recordings()).some((cells) => cells[0] === 'ended'), async () => JSON.stringify(await recordings()));
+  const file = await page.evaluate(async () => (await fetch(document.querySelector('#recordings a').href)).arrayBuffer().then((bytes) => bytes.byteLength));
+  assert.ok(file > 10_000, `${file} bytes behind the link`);
 });
 
 test('where the server wants a token the page asks for it, and takes only one that may list rooms', { timeout: 60_000 }, async () => {

@@ -1,9 +1,10 @@
-// The admin page: what the server does now, from /metrics and /api/v1/rooms, and what can be done about it, by LiveKit's RoomService where
+// The admin page: what the server does now, from /metrics, /api/v1/rooms and /api/v1/recordings, and what can be done about it, by LiveKit's RoomService where
 // the server has that. Everything is asked for anew every two seconds; what changed between two answers is told as an event.
 
 import { ask, setToken, token } from './ask.js';
 import { changes, showEvents } from './events.js';
 import { Load } from './load.js';
+import { showRecordings } from './recordings.js';
 import { showRooms } from './rooms.js';
 import { RoomService } from './service.js';
 
@@ -36,6 +37,7 @@ async function look() {
   showRooms($('rooms'), rooms.body.rooms, await service.there(token()) ? service : null);
   if (before) showEvents($('events'), changes(before, rooms.body.rooms));
   before = rooms.body.rooms;
+  await showRecordings($('recordings-section'), $('recordings'));
 }
 
 async function always() {
