@@ -74,6 +74,8 @@ pub struct Plan {
     pub room_sessions_max: usize,
     /// Percentage of a core from which on a busy worker makes the server refuse sessions. 100: never.
     pub load_max: u64,
+    /// Of one address; 0: any number.
+    pub joins_per_minute: u32,
     /// Codecs negotiated, never empty.
     pub codecs: Vec<Codec>,
     /// What is recorded; none: nothing is.
@@ -114,6 +116,7 @@ impl Default for Plan {
             sessions_max: crate::limits::SESSIONS_MAX,
             room_sessions_max: crate::limits::ROOM_SESSIONS_MAX,
             load_max: 100,
+            joins_per_minute: 0,
             codecs: ALL_CODECS.to_vec(),
             record: None,
             storage: None,

@@ -222,6 +222,8 @@ pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const NAME_BYTES_MAX: usize = 256;
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
 pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// Addresses whose joins of one minute are counted; those of further ones are not.
+pub const JOIN_SOURCES_MAX: usize = 64 * 1024;
 /// Bytes of what a member says of a track that it is about to publish; a longer description is refused.
 pub const TRACK_BYTES_MAX: usize = 16 * 1024;
 /// Members that one can name who may watch its tracks; further ones may not.

@@ -138,6 +138,8 @@ options! {
     limits_room_sessions: usize = limits::ROOM_SESSIONS_MAX, "limits.room_sessions", Some("room-sessions-max"),
         (1, limits::SESSIONS_MAX as i64), "100",
         "Sessions of one room; further joins get 503.";
+    limits_joins_per_minute: usize = 600, "limits.joins_per_minute", Some("joins-per-minute"), (0, 1_000_000), "600",
+        "Sessions that one address may make or try to make in a minute: WHIP, WHEP and members. Further ones get 429. Not counted: this machine's own. 0: any number.";
     limits_load: u16 = 90, "limits.load", Some("load-max"), (1, 100), "90",
         "Percentage of a core: while a worker is busier than that, averaged over a second, further joins get 503, and those who are there keep their latency. 100: never.";
     ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,

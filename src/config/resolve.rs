@@ -75,6 +75,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         sessions_max: settings.limits_sessions,
         room_sessions_max: settings.limits_room_sessions.min(settings.limits_sessions),
         load_max: settings.limits_load as u64,
+        joins_per_minute: settings.limits_joins_per_minute as u32,
         codecs: settings.media_codecs.clone(),
         record: record(settings)?,
         storage: storage(settings, &mut warnings)?,

@@ -176,6 +176,10 @@ pub enum Refusal {
     ServerFull {
         sessions_max: usize,
     },
+    /// One address joins too often.
+    TooManyJoins {
+        joins_per_minute: u32,
+    },
     /// A worker has no time left for more, in percent of its core.
     Overloaded {
         busy: u64,
@@ -224,6 +228,7 @@ impl Refusal {
             Refusal::Fragment { .. } | Refusal::Layer { .. } => 422,
             Refusal::NoSuchRoom { .. } | Refusal::NoSuchMember { .. } | Refusal::NoSuchTrack { .. } => 404,
             Refusal::TooLong { .. } => 413,
+            Refusal::TooManyJoins { .. } => 429,
             Refusal::PublisherExists { .. } | Refusal::IdentityTaken { .. } => 409,
             Refusal::UnknownSession | Refusal::NotRecorded { .. } => 404,
             Refusal::NoRecorder => 501,
@@ -241,6 +246,7 @@ impl Refusal {
         match self {
             Refusal::RoomFull { .. } | Refusal::ServerFull { .. } => Some(30),
             Refusal::Draining | Refusal::Overloaded { .. } => Some(10),
+            Refusal::TooManyJoins { .. } => Some(60),
             Refusal::Busy => Some(2),
             _ => None,
         }
@@ -270,6 +276,12 @@ impl fmt::Display for Refusal {
             }
             Refusal::ServerFull { sessions_max } => {
                 write!(f, "The server is full: it has all of its {sessions_max} sessions (limits.sessions). Try again later.")
+            }
+            Refusal::TooManyJoins { joins_per_minute } => {
+                write!(
+                    f,
+                    "Too many joins: one address may make {joins_per_minute} in a minute (limits.joins_per_minute). Try again later."
+                )
             }
             Refusal::Overloaded { busy, load_max } => {
                 write!(

@@ -8,6 +8,7 @@
 mod attend;
 mod data;
 mod feeds;
+mod joins;
 mod layer;
 mod members;
 mod quality;
@@ -45,6 +46,7 @@ use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
 use crate::worker::mail::{Command, Event, IcePassword, Outbox, PeerStats, Spent, Ufrag, Wake, handshakes_of};
 use crate::worker::tap;
 use feeds::{Feed, Track};
+use joins::Joins;
 use rooms::Room;
 pub use rooms::RoomSettings;
 
@@ -61,6 +63,8 @@ pub struct Settings {
     pub room_sessions_max: usize,
     /// Percentage of a core from which on a worker counts as full. 100: never.
     pub load_max: u64,
+    /// Of one address; 0: any number.
+    pub joins_per_minute: u32,
     pub codecs: CodecPolicy,
     /// What members' clients are told of STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
@@ -218,6 +222,7 @@ pub struct Director {
     now: Micros,
     next_tick: Micros,
     draining: bool,
+    joins: Joins,
 }
 
 impl Director {
@@ -248,6 +253,7 @@ impl Director {
             now: Micros::ZERO,
             next_tick: Micros::ZERO,
             draining: false,
+            joins: Joins::default(),
         }
     }
 
@@ -351,7 +357,7 @@ impl Director {
     /// Makes a session out of an offer.
     pub fn join(&mut self, join: Join, now: Micros) -> Result<Joined, Refusal> {
         self.now = now;
-        self.admit(&join.room)?;
+        self.admit(&join.room, join.client)?;
         let publishes = join.purpose == Purpose::Publish;
         if publishes && self.rooms.get(&join.room).is_some_and(|room| room.publisher.is_some()) {
             return Err(Refusal::PublisherExists { room: join.room });
@@ -469,7 +475,8 @@ impl Director {
     }
 
     /// Whether there is a place for one more.
-    fn admit(&self, name: &str) -> Result<(), Refusal> {
+    fn admit(&mut self, name: &str, client: IpAddr) -> Result<(), Refusal> {
+        self.joins.count(client, self.settings.joins_per_minute, self.now)?;
         if self.draining {
             return Err(Refusal::Draining);
         }

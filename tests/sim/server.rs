@@ -94,6 +94,7 @@ impl Server {
             sessions_max,
             room_sessions_max: sessions_max,
             load_max: 90,
+            joins_per_minute: 0,
             codecs: CodecPolicy::new([Codec::Opus, Codec::Vp8]),
             ice_servers: Vec::new(),
             epoch: EPOCH,

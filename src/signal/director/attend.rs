@@ -36,7 +36,7 @@ impl Director {
         }
         let known = self.member(&attend.room, &attend.identity).is_some();
         if !known {
-            self.admit(&attend.room)?;
+            self.admit(&attend.room, attend.client)?;
             let room = self.rooms.get(&attend.room);
             let full =
                 room.map(|room| (room.members.len(), room.settings.members_max)).filter(|(count, max)| *max > 0 && count >= max);
