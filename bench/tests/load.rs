@@ -138,7 +138,6 @@ fn mistakes_end_with_code_2_and_a_reason() {
     for (arguments, reason) in [
         (&["run", "--viewers", "3"][..], "--server-binary"),
         (&["run", "--url", "http://127.0.0.1:1", "--sink"], "--server-binary"),
-        (&["run", "--url", "http://127.0.0.1:1", "--rooms", "9", "--viewers", "3"], "--rooms 9"),
         (&["run", "--url", "http://127.0.0.1:1", "--viewers", "0"], "--viewers"),
         (&["run", "--url", "https://example.org"], "http://"),
         (&["run", "--server-binary", "/nonexistent"], "no such file"),
