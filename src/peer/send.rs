@@ -212,8 +212,10 @@ impl Sender {
 
     /// How many earlier packets go along with each.
     pub fn earlier(&self) -> usize {
-        let wrapped = self.kind == MediaKind::Audio && self.binding.is_some_and(|binding| !binding.encrypted);
-        if wrapped { self.repairs as usize } else { 0 }
+        if self.repairs == 0 || self.kind != MediaKind::Audio || self.binding.as_ref().is_none_or(|binding| binding.encrypted) {
+            return 0;
+        }
+        self.repairs as usize
     }
 
     fn is_shifted(&self) -> bool {
