@@ -616,29 +616,3 @@ fn mutated_packets_never_panic() {
         }
     }
 }
-
-/// What an idle session with one open channel costs: printed, not judged.
-#[test]
-#[ignore = "a measurement"]
-fn idle_cost() {
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-    };
-    let make = || {
-        let mut forger = Forger::new();
-        let open = forger.data(WHOLE, 0, 0, 50, &open_message("_reliable"));
-        forger.give(&[open]);
-        forger.events();
-        forger.answers();
-        let Phase::Running(_) = &forger.victim.phase else { panic!("{:?}", forger.events()) };
-        forger
-    };
-    let warm: Vec<Forger> = (0..100).map(|_| make()).collect();
-    let before = resident();
-    let held: Vec<Forger> = (0..5_000).map(|_| make()).collect();
-    // In the server, all associations of a thread have one table of counters.
-    let each = (resident() - before) / held.len() - size_of::<WorkerMetrics>();
-    println!("{each} bytes a session, of which its association is {}", size_of::<sctp_proto::Association>());
-    drop(warm);
-}
