@@ -149,6 +149,7 @@ struct Session {
     /// When a change of address was last logged.
     moved_at: Micros,
     profile: Option<Profile>,
+    /// Of its m-lines, those received on.
     agreed: Agreed,
     /// The client's ICE credentials of this generation, to tell a restart from a trickled candidate.
     remote_ufrag: String,
@@ -407,7 +408,7 @@ impl Director {
 
     /// Makes a session out of what was agreed on with its client.
     fn open_session(&mut self, opening: Opening) -> Result<u32, Refusal> {
-        let Opening { room, part, identity, client, user_agent, credentials: (ufrag, password), agreed } = opening;
+        let Opening { room, part, identity, client, user_agent, credentials: (ufrag, password), mut agreed } = opening;
         let full = || Refusal::ServerFull { sessions_max: self.settings.sessions_max };
         let received = || agreed.media.iter().zip(&agreed.sources).filter(|(media, _)| media.direction == Direction::RecvOnly);
         if received().count() > self.free_tracks.len() {
@@ -418,10 +419,10 @@ impl Director {
         let id = PeerId { slot, generation: self.generation };
         let tracks = self.open_tracks(id, &agreed);
         let sources = received().map(|(media, source)| (media.mid, source.clone())).collect();
-        let lines = agreed.media.iter().filter(|media| media.local_stream.is_some()).cloned().collect();
         let rtcp_ssrc = Ssrc(((self.random)() as u32).max(1));
         let publishes = part != Part::Viewer;
         let peer = Peer::new(id, &agreed.media, publishes.then_some(&tracks), rtcp_ssrc, &mut self.random);
+        let lines = agreed.take_sent();
         self.handoff.put(slot, Box::new(peer));
         let role = match agreed.dtls_role {
             DtlsRole::Client => Role::Client,
@@ -529,7 +530,7 @@ impl Director {
             cname: CNAME,
         };
         let tagged = session.agreed.bundle.first();
-        let media = session.agreed.media.iter().find(|media| Some(&media.mid) == tagged).or(session.agreed.media.first());
+        let media = session.media().find(|media| Some(&media.mid) == tagged).or(session.media().next());
         let (kind, mid) = media.map_or(("audio", ""), |media| (view::kind_name(media.kind), media.mid.as_str()));
         info!(session = session.name, room = session.room, "ICE restarted");
         Ok(Patched::Restarted { etag, fragment: negotiate::restart_fragment(&local, kind, mid) })

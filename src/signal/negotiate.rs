@@ -157,6 +157,17 @@ pub struct Agreed {
     pub answer: String,
 }
 
+impl Agreed {
+    /// The m-lines that the server sends on, which are then no longer here: thousands of viewers have nothing else.
+    pub fn take_sent(&mut self) -> Vec<MediaConfig> {
+        let mut sent = std::mem::take(&mut self.media);
+        self.media = sent.extract_if(.., |media| media.local_stream.is_none()).collect();
+        self.media.shrink_to_fit();
+        sent.shrink_to_fit();
+        sent
+    }
+}
+
 /// Answers an offer. `new_ssrc` gives a fresh random SSRC at each call (never one given before to this session).
 pub fn answer(
     offer: &str,

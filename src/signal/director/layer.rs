@@ -3,7 +3,7 @@
 use super::{Director, Part, Session};
 use crate::limits::{QUALITIES_MAX, TEMPORAL_LAYERS_MAX};
 use crate::room::shard::Subscriber;
-use crate::rtp::config::{Direction, MediaConfig, MediaKind};
+use crate::rtp::config::{MediaConfig, MediaKind};
 use crate::rtp::layers::{Choice, Layers};
 use crate::signal::api::{LayerView, LayerWish, QualityView, Refusal, SessionPath};
 use crate::units::Micros;
@@ -64,7 +64,7 @@ impl Director {
     /// The video that a viewer's publisher sends, or the publisher itself.
     fn picture<'a>(&'a self, session: &'a Session) -> Option<&'a MediaConfig> {
         let publisher = if session.part == Part::Viewer { self.on_stage(session)? } else { session };
-        publisher.agreed.media.iter().find(|media| media.kind == MediaKind::Video && media.direction == Direction::RecvOnly)
+        publisher.agreed.media.iter().find(|media| media.kind == MediaKind::Video)
     }
 
     /// The names of the publisher's encodings, by index.
@@ -131,8 +131,7 @@ impl Director {
 impl Session {
     /// Which of a publisher's encodings a viewer makes worth sending, a bit each; `rising`: from the one that takes least.
     fn watches(&self, rising: &[u8], now: Micros) -> u8 {
-        let mut sent = self.agreed.media.iter().filter(|media| media.local_stream.is_some());
-        let Some(line) = sent.position(|media| media.kind == MediaKind::Video) else { return 0 };
+        let Some(line) = self.lines.iter().position(|media| media.kind == MediaKind::Video) else { return 0 };
         let has = [self.stats.flowing, self.stats.chosen].into_iter().flatten();
         let has_rank = has.clone().filter_map(|choice| rising.iter().position(|quality| *quality == choice.quality)).max();
         let watched = has.fold(0, |watched, choice| watched | bit(choice.quality));

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::rooms::Room;
 use super::transports::Watching;
 use super::{Director, Part};
-use crate::rtp::config::{Codec, CodecConfig, Direction, MediaKind};
+use crate::rtp::config::{Codec, CodecConfig, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::{Micros, TrackId};
 
@@ -250,7 +250,7 @@ impl Director {
         let Some(session) = self.sessions.get(&slot) else { return };
         let (room, name, wished) = (session.room.clone(), session.name.clone(), session.identity.clone());
         let (client, user_agent) = (session.client, session.user_agent.clone());
-        let received = session.agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        let received = session.agreed.media.iter();
         let tracks: Vec<_> = received.zip(&session.tracks).map(|(media, id)| (media.clone(), *id)).collect();
         let publications = tracks.into_iter().map(|(media, id)| {
             let sid = format!("TR_{}", self.token(12));

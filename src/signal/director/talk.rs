@@ -11,7 +11,7 @@ use proto::signal_response::Message;
 use super::Director;
 use super::members::{Publication, Wanted, mime};
 use crate::limits::{ATTRIBUTES_BYTES_MAX, MEDIA_PER_PEER, METADATA_BYTES_MAX, NAME_BYTES_MAX, TRACK_BYTES_MAX};
-use crate::rtp::config::{Direction, MediaKind};
+use crate::rtp::config::MediaKind;
 use crate::signal::api::MemberKey;
 use crate::units::TrackId;
 
@@ -103,7 +103,7 @@ impl Director {
     /// Finds out which of a member's announced tracks are agreed on, and tells the others what has changed.
     pub(super) fn attach(&mut self, room: &str, identity: &str, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
-        let received = session.agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        let received = session.agreed.media.iter();
         let sent: Vec<(TrackId, Option<String>, _)> = session
             .tracks
             .iter()

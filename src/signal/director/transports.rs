@@ -284,7 +284,7 @@ impl Director {
     }
 
     /// Follows a further agreement: tracks that are no longer sent end, new ones begin, and there are senders for new m-lines.
-    fn regrow(&mut self, slot: u32, agreed: Agreed) {
+    fn regrow(&mut self, slot: u32, mut agreed: Agreed) {
         let Some(session) = self.sessions.get(&slot) else { return };
         let (id, room) = (session.id, session.room.clone());
         let mut before: Vec<((Mid, Option<String>), TrackId)> =
@@ -323,6 +323,7 @@ impl Director {
         let changed = self.sessions.get(&slot).is_some_and(|session| session.tracks != tracks);
         let data = agreed.data;
         if let Some(session) = self.sessions.get_mut(&slot) {
+            agreed.take_sent();
             (session.tracks, session.sources, session.lines, session.agreed) = (tracks, sources, lines, agreed);
         }
         if let Some(data) = data {

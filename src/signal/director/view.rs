@@ -24,9 +24,14 @@ impl Session {
 }
 
 impl Session {
+    /// Its m-lines.
+    pub(super) fn media(&self) -> impl Iterator<Item = &MediaConfig> {
+        self.agreed.media.iter().chain(&self.lines)
+    }
+
     /// The track of sound that it publishes.
     pub(super) fn sound(&self) -> Option<TrackId> {
-        let received = self.agreed.media.iter().filter(|media| media.direction == Direction::RecvOnly);
+        let received = self.agreed.media.iter();
         received.zip(&self.tracks).find(|(media, _)| media.kind == MediaKind::Audio).map(|(_, track)| *track)
     }
 }
@@ -109,8 +114,7 @@ impl Director {
     }
 
     fn track_views(&self, session: &Session) -> Vec<TrackView> {
-        let media = session.agreed.media.iter();
-        media
+        (session.media())
             .map(|media| {
                 let sends = media.direction == Direction::SendOnly;
                 let codec =
