@@ -94,6 +94,9 @@ pub const RUN_PACKETS: usize = 1024;
 pub const MEDIA_PER_PEER: usize = 64;
 /// Rooms that are recorded because somebody asked for it; further ones are refused.
 pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
+/// Bytes of recordings that wait for the disk, some seconds of many, and the writes that they are in; then the recorder waits too.
+pub const DISK_WAITING_BYTES: usize = 256 * 1024 * 1024;
+pub const DISK_WAITING: usize = 16 * 1024;
 /// Recordings in one answer of the API, the newest.
 pub const RECORDINGS_LISTED: usize = 1_000;
 /// Recordings that are uploaded at a time, and of which it is known at a time that they wait; the folder knows all.

@@ -5,6 +5,7 @@
 //!   distributary-dtls0 …   handshakes, each thread of its part of the sessions
 //!   distributary-ctl       the director
 //!   distributary-rec       the recorder, if anything is recorded
+//!   distributary-disk      what writes its files
 //!   distributary-store     uploads of recordings, if there is a store
 //!   distributary-route     with AF_XDP: ways to clients, floods
 //!   distributary-tcp       the relay for ICE over TCP
@@ -32,7 +33,7 @@ use crate::limits::{ARENA_SLOTS, SESSIONS_MAX, SLOT_BYTES, WEBHOOKS_WAITING};
 use crate::mem::{Arena, Handoff, MemoryError, Pages, Slots};
 use crate::metrics::WorkerMetrics;
 use crate::record::store::Storage;
-use crate::record::{self, Recorder};
+use crate::record::{self, Disk, Recorder, Writer};
 use crate::secure::dtls::{DtlsError, Identity};
 use crate::signal::api::{Gauges, Handle};
 use crate::signal::director::{self, Director, Settings};
@@ -234,8 +235,16 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
             }
         })?);
     }
-    if let Some((mut recorder, table, lock)) = recorder {
+    if let Some((mut recorder, table, disk, lock)) = recorder {
         named.push(("recorder".to_owned(), table));
+        let table = Arc::<WorkerMetrics>::default();
+        named.push(("disk".to_owned(), table.clone()));
+        let slow_plan = plan.clone();
+        threads.push(spawn("distributary-disk", move || {
+            keep_off_workers(&slow_plan, 0);
+            disk.run(&table);
+            drop(lock);
+        })?);
         let (told, slow_plan) = (stop.clone(), plan.clone());
         let thread = spawn("distributary-rec", move || {
             keep_off_workers(&slow_plan, 0);
@@ -245,7 +254,6 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
                 std::thread::park_timeout(Duration::from_micros(next.since(now())));
             }
             recorder.end(now());
-            drop(lock);
         })?;
         let _ = recorder_sleeper.0.set(thread.thread().clone());
         threads.push(thread);
@@ -333,7 +341,7 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
     Ok((Running { handle, metrics: named, happenings, summary, media, stop, wakers, sleepers, threads }, reader))
 }
 
-/// The recorder, its table, and the lock on its folder; and the way to the store that its files go to, if they do. What an earlier one left unfinished is completed by a thread of its own.
+/// The recorder, its table, what writes for it, and the lock on its folder; and the way to the store that its files go to, if they do. What an earlier one left unfinished is completed by a thread of its own.
 fn prepare(
     plan: &Plan,
     record: &RecordPlan,
@@ -342,7 +350,7 @@ fn prepare(
     base: Instant,
     summary: &mut Vec<String>,
     storage: &mut Option<Storage>,
-) -> Result<(Recorder, Arc<WorkerMetrics>, File), StartError> {
+) -> Result<(Recorder, Arc<WorkerMetrics>, Writer, File), StartError> {
     let lock = record::lock(&record.folder).map_err(|reason| StartError::Folder { folder: record.folder.clone(), reason })?;
     let unfinished = record::unfinished(&record.folder);
     for file in &unfinished {
@@ -359,7 +367,8 @@ fn prepare(
     }
     let table = Arc::<WorkerMetrics>::default();
     let links = record::Links { notices: reader.notices, office: reader.office, tables: tables.to_vec() };
-    Ok((Recorder::new(record.clone(), links, table.clone(), epoch(base)), table, lock))
+    let (disk, writer) = Disk::new();
+    Ok((Recorder::new(record.clone(), disk, links, table.clone(), epoch(base)), table, writer, lock))
 }
 
 /// Milliseconds of Unix time at `base`.

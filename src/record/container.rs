@@ -1,8 +1,8 @@
 //! The kinds of files, behind one interface.
 
-use std::fs::File;
 use std::io;
 
+use super::disk::DiskFile;
 use super::matroska::Matroska;
 use super::mp4::Mp4;
 use super::ogg::Ogg;
@@ -60,14 +60,14 @@ impl Kind {
 
 /// A file being written. Times are microseconds since its beginning.
 pub enum Container {
-    Matroska(Box<Matroska<File>>),
-    Mp4(Box<Mp4<File>>),
-    Ogg(Box<Ogg<File>>),
+    Matroska(Box<Matroska<DiskFile>>),
+    Mp4(Box<Mp4<DiskFile>>),
+    Ogg(Box<Ogg<DiskFile>>),
 }
 
 impl Container {
     /// Writes what comes before all frames. `unix_millis`: the wall clock at time 0.
-    pub fn new(kind: Kind, file: File, tracks: &[TrackEntry], unix_millis: i64) -> io::Result<Container> {
+    pub fn new(kind: Kind, file: DiskFile, tracks: &[TrackEntry], unix_millis: i64) -> io::Result<Container> {
         Ok(match kind {
             Kind::Matroska { .. } => Container::Matroska(Box::new(Matroska::new(file, tracks, unix_millis)?)),
             Kind::Mp4 => Container::Mp4(Box::new(Mp4::new(file, tracks, unix_millis)?)),
@@ -120,11 +120,19 @@ impl Container {
         }
     }
 
-    pub fn out(&self) -> &File {
+    pub fn out(&self) -> &DiskFile {
         match self {
             Container::Matroska(file) => file.out(),
             Container::Mp4(file) => file.out(),
             Container::Ogg(file) => file.out(),
+        }
+    }
+
+    pub fn into_out(self) -> DiskFile {
+        match self {
+            Container::Matroska(file) => file.into_out(),
+            Container::Mp4(file) => file.into_out(),
+            Container::Ogg(file) => file.into_out(),
         }
     }
 }

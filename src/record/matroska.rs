@@ -187,6 +187,10 @@ impl<W: Write + Seek> Matroska<W> {
     pub fn out(&self) -> &W {
         &self.out
     }
+
+    pub fn into_out(self) -> W {
+        self.out
+    }
 }
 
 impl Matroska<File> {

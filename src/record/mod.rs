@@ -17,6 +17,8 @@
 //! the sidecar if that can still be written; the file is made whole up to its last whole piece, if it can be. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
 //!
+//! **A slow disk** holds up nobody for some seconds: another thread writes ([`disk`]).
+//!
 //! **Uploads** of files that have ended are another thread's ([`store`]), which finds them by looking at the folder.
 //!
 //! **A recorder that falls behind** loses packets at its ring, which are counted (`tap_full`), told in every sidecar of the time
@@ -27,6 +29,8 @@ mod complete;
 mod container;
 mod depacketize;
 mod describe;
+mod disk;
+mod ending;
 pub mod files;
 mod matroska;
 mod mp4;
@@ -49,6 +53,7 @@ use crate::units::{Micros, PeerId, TrackId, WorkerId};
 use crate::worker::mail::Command;
 use crate::worker::tap::{Notice, Office, Tapped, TappedTrack};
 pub use complete::{EXTENSIONS, complete_all, lock, unfinished};
+pub use disk::{Disk, Writer};
 use recording::Recording;
 pub use sidecar::{UNFINISHED, folder_of};
 
@@ -83,6 +88,7 @@ struct Entry {
 /// All recordings. A state machine: [`Recorder::turn`] takes the time, everything else comes through queues.
 pub struct Recorder {
     plan: RecordPlan,
+    disk: Disk,
     links: Links,
     metrics: Arc<WorkerMetrics>,
     recordings: HashMap<PeerId, Entry>,
@@ -94,9 +100,9 @@ pub struct Recorder {
 
 impl Recorder {
     /// `epoch`: milliseconds of Unix time at time 0; `metrics`: a table of its own.
-    pub fn new(plan: RecordPlan, links: Links, metrics: Arc<WorkerMetrics>, epoch: i64) -> Recorder {
+    pub fn new(plan: RecordPlan, disk: Disk, links: Links, metrics: Arc<WorkerMetrics>, epoch: i64) -> Recorder {
         let (recordings, by_track) = Default::default();
-        Recorder { plan, links, metrics, recordings, by_track, epoch, next_tick: Micros::ZERO, missed: 0 }
+        Recorder { plan, disk, links, metrics, recordings, by_track, epoch, next_tick: Micros::ZERO, missed: 0 }
     }
 
     /// Works off what has come. Returns when to call again at the latest.
@@ -136,9 +142,9 @@ impl Recorder {
                 if let Some(mut before) = self.recordings.remove(&publisher) {
                     before.end(now, &self.metrics);
                 }
-                let (plan, epoch) = (self.plan.with(&wish), self.epoch);
+                let (plan, disk, epoch) = (self.plan.with(&wish), self.disk.clone(), self.epoch);
                 let begin = |part_of: String, tracks: &[TappedTrack]| {
-                    Recording::new(room.clone(), session.clone(), part_of, tracks, plan.clone(), epoch)
+                    Recording::new(room.clone(), session.clone(), part_of, tracks, plan.clone(), disk.clone(), epoch)
                 };
                 let recordings = match plan.files {
                     RecordFiles::Participant => vec![begin(String::new(), &tracks)],

@@ -198,6 +198,10 @@ impl<W: Write + Seek> Mp4<W> {
     pub fn out(&self) -> &W {
         &self.out
     }
+
+    pub fn into_out(self) -> W {
+        self.out
+    }
 }
 
 impl Mp4<File> {

@@ -114,6 +114,10 @@ impl<W: Write> Ogg<W> {
     pub fn out(&self) -> &W {
         &self.out
     }
+
+    pub fn into_out(self) -> W {
+        self.out
+    }
 }
 
 /// Cuts a file that was cut off to its last whole page; says how long it is, in microseconds.

@@ -8,15 +8,15 @@
 //! A pause is cut out: what comes after it follows what was before it, video with a key frame. The sidecar says how long it was.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::assemble::{Assembled, Assembler, Frame, PATIENCE, Packet};
-use super::complete::make_whole;
 use super::container::{Container, FRAGMENT_MICROS, Kind, TrackEntry};
 use super::describe::describe;
+use super::disk::Disk;
+use super::ending::Ending;
 use super::sidecar::{Sidecar, UNFINISHED, folder_of, stamp};
 use super::timeline::Timeline;
 use crate::config::{RecordPlan, RecordSync};
@@ -115,6 +115,7 @@ pub struct Recording {
     /// What it has of the session, in names of files; empty if that is all.
     part_of: String,
     plan: RecordPlan,
+    disk: Disk,
     tracks: Vec<Track>,
     output: Output,
     pause: Pause,
@@ -128,14 +129,22 @@ pub struct Recording {
 
 impl Recording {
     /// `part_of`: what the tracks are of the session, if they are not all; `epoch`: milliseconds of Unix time at the server's time 0.
-    pub fn new(room: String, session: String, part_of: String, tracks: &[TappedTrack], plan: RecordPlan, epoch: i64) -> Recording {
+    pub fn new(
+        room: String,
+        session: String,
+        part_of: String,
+        tracks: &[TappedTrack],
+        plan: RecordPlan,
+        disk: Disk,
+        epoch: i64,
+    ) -> Recording {
         // Video first: where it can be entered is what the file's cues are about.
         let mut tracks: Vec<TappedTrack> = tracks.to_vec();
         tracks.sort_by_key(|track| track.codec.codec.kind() == MediaKind::Audio);
         let tracks = tracks.iter().map(|track| Track::new(track, &plan.layer)).collect();
         let output = Output::waiting([], None);
         let (offset, parts, measured, pause) = (None, 0, Micros::ZERO, Pause::No);
-        Recording { room, session, part_of, plan, tracks, output, pause, offset, epoch, parts, measured }
+        Recording { room, session, part_of, plan, disk, tracks, output, pause, offset, epoch, parts, measured }
     }
 
     pub fn has(&self, track: TrackId) -> bool {
@@ -438,8 +447,8 @@ impl Recording {
         let name = format!("{}-{}-{}{}", stamp(unix_millis), self.session, self.part_of, self.parts);
         let kind = Kind::of(self.plan.format, &entries);
         let path = folder.join(format!("{name}{UNFINISHED}.{}", kind.extension()));
-        let mut sidecar = Sidecar::create(&folder.join(format!("{name}.jsonl")))?;
-        let file = Container::new(kind, File::create(&path)?, &entries, unix_millis)?;
+        let mut sidecar = Sidecar::create(&self.disk, &folder.join(format!("{name}.jsonl")))?;
+        let file = Container::new(kind, self.disk.create(&path)?, &entries, unix_millis)?;
         let tracks: Vec<_> = self.tracks.iter().filter(|track| track.number > 0).map(Track::view).collect();
         let fields =
             json!({ "room": self.room, "session": self.session, "part": self.parts, "unix_ms": unix_millis, "tracks": tracks });
@@ -483,37 +492,37 @@ impl Recording {
 
     /// Ends the file.
     fn close(&mut self, metrics: &WorkerMetrics) {
-        let Output::Open { file, sidecar, path, zero, written, .. } = &mut self.output else { return };
-        let gaps: u64 = self.tracks.iter().map(|track| track.gaps).sum();
-        let (name, before) = (path.to_string_lossy().replace(&format!("{UNFINISHED}."), "."), file.bytes());
-        let ended = file.finish().and_then(|()| file.out().sync_all()).and_then(|()| std::fs::rename(&*path, &name));
+        let Output::Open { file, .. } = &mut self.output else { return };
+        let before = file.bytes();
+        if let Err(error) = file.finish() {
+            return self.fail(&error, metrics);
+        }
         metrics.add(Counter::RecordedBytes, file.bytes() - before);
-        match ended {
-            Ok(()) => {
-                let bytes = file.bytes();
-                let fields = json!({ "file": name, "bytes": bytes, "gaps": gaps });
-                sidecar.write("end", (*written - *zero) / 1_000, self.epoch + *written / 1_000, fields);
-                tracing::info!(room = self.room, session = self.session, file = name, bytes, "recording ended");
-                self.output = Output::waiting([], None);
-            }
-            Err(error) => self.fail(&error, metrics),
+        let gaps: u64 = self.tracks.iter().map(|track| track.gaps).sum();
+        if let Some((file, ending)) = self.ending() {
+            let bytes = file.bytes();
+            file.into_out().end(move |written| ending.end(written, bytes, gaps));
         }
     }
 
     /// Stops for good: the disk is full, or the folder has gone. What was written is made a whole file, if that can be done.
     fn fail(&mut self, error: &std::io::Error, metrics: &WorkerMetrics) {
-        metrics.add(Counter::RecordingsFailed, 1);
         tracing::error!(room = self.room, session = self.session, %error, "recording failed: no more of this publisher is recorded");
-        let output = std::mem::replace(&mut self.output, Output::Failed);
-        if let Output::Open { file, mut sidecar, path, zero, written, .. } = output {
-            drop(file);
-            // What is torn goes, and leaves room for the index and for a line of the sidecar.
-            if let Err(error) = make_whole(&path) {
-                tracing::warn!(file = %path.display(), %error, "what was recorded is left as it is");
-            }
-            let fields = json!({ "reason": error.to_string() });
-            sidecar.write("failed", (written - zero) / 1_000, self.epoch + written / 1_000, fields);
+        let error = std::io::Error::other(error.to_string());
+        match self.ending() {
+            Some((file, ending)) => file.into_out().end(move |_| ending.fail(&error)),
+            None => metrics.add(Counter::RecordingsFailed, 1),
         }
+        self.output = Output::Failed;
+    }
+
+    /// The file, and what is left to do with it. Another may begin.
+    fn ending(&mut self) -> Option<(Container, Ending)> {
+        let output = std::mem::replace(&mut self.output, Output::waiting([], None));
+        let Output::Open { file, path, zero, written, .. } = output else { return None };
+        let (room, session) = (self.room.clone(), self.session.clone());
+        let (at_millis, unix_millis) = ((written - zero) / 1_000, self.epoch + written / 1_000);
+        Some((file, Ending { room, session, path, at_millis, unix_millis }))
     }
 
     fn event(&mut self, event: &str, now: Micros, fields: serde_json::Value) {
@@ -532,7 +541,7 @@ impl Output {
 /// Forces to the disk what was just written, if that is wanted.
 fn sync(file: &Container, sync: RecordSync) -> std::io::Result<()> {
     match sync {
-        RecordSync::Cluster => file.out().sync_data(),
+        RecordSync::Cluster => file.out().sync(),
         RecordSync::End => Ok(()),
     }
 }

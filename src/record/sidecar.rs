@@ -1,22 +1,24 @@
 //! Beside each recording: what happened while it was made, a JSON object a line, and the names of both files.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
+
+use super::disk::Disk;
 
 /// What a file's name ends in while it is being recorded.
 pub const UNFINISHED: &str = ".part";
 
 /// The lines. Losing one loses no media: what cannot be written is left out.
 pub struct Sidecar {
-    file: Option<File>,
+    file: Option<Box<dyn Write + Send>>,
 }
 
 impl Sidecar {
-    pub fn create(path: &Path) -> std::io::Result<Sidecar> {
-        Ok(Sidecar { file: Some(File::create(path)?) })
+    pub fn create(disk: &Disk, path: &Path) -> std::io::Result<Sidecar> {
+        Ok(Sidecar { file: Some(Box::new(disk.create(path)?)) })
     }
 
     /// Goes on behind the last line, which may have been cut off.
@@ -26,7 +28,7 @@ impl Sidecar {
         if torn {
             file.write_all(b"\n")?;
         }
-        Ok(Sidecar { file: Some(file) })
+        Ok(Sidecar { file: Some(Box::new(file)) })
     }
 
     /// Writes an event. `at`: milliseconds of the recording, `unix_millis`: the wall clock then.

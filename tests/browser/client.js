@@ -38,8 +38,51 @@
     return { stream, resize, end: () => clearInterval(timer) };
   }
 
+  /**
+   * A clapperboard: each second the picture is white for an eighth of it, and a tone is heard as long. A picture is taken when that
+   * changes and not only when one is due, for a frame of 15 in a second lasts longer than what is to be measured.
+   */
+  async function clapper({ width: firstWidth = 640, height: firstHeight = 360, frameRate = 25 }) {
+    const LASTS = 0.125;
+    const canvas = document.createElement('canvas');
+    Object.assign(canvas, { width: firstWidth, height: firstHeight });
+    const context = canvas.getContext('2d');
+    const audio = new AudioContext();
+    const [oscillator, gain, speaker] = [audio.createOscillator(), audio.createGain(), audio.createMediaStreamDestination()];
+    oscillator.frequency.value = 1_000;
+    gain.gain.value = 0;
+    oscillator.connect(gain).connect(speaker);
+    oscillator.start();
+    await audio.resume();
+    const begin = Math.ceil(audio.currentTime) + 1;
+    for (let second = begin; second < begin + 600; second += 1) {
+      gain.gain.setValueAtTime(0.5, second);
+      gain.gain.setValueAtTime(0, second + LASTS);
+    }
+    const stream = canvas.captureStream(0);
+    const [picture] = stream.getVideoTracks();
+    stream.addTrack(speaker.stream.getAudioTracks()[0]);
+    let [frame, drawn, was] = [0, 0, false];
+    const draw = () => {
+      const now = audio.currentTime;
+      const claps = now >= begin && now % 1 < LASTS;
+      if (claps === was && now - drawn < 1 / frameRate) return;
+      [frame, drawn, was] = [frame + 1, now, claps];
+      const { width, height } = canvas;
+      context.fillStyle = claps ? 'white' : '#404040';
+      context.fillRect(0, 0, width, height);
+      context.fillStyle = claps ? 'black' : 'white';
+      context.fillRect((frame * 7) % width, height / 4, width / 5, height / 2);
+      picture.requestFrame();
+    };
+    const timer = setInterval(draw, 4);
+    const resize = (width, height) => { Object.assign(canvas, { width, height }); drawn = 0; draw(); };
+    return { stream, resize, end: () => { clearInterval(timer); audio.close(); } };
+  }
+
   /** `sound: 'microphone'` takes the browser's fake one: Web Audio in Firefox wants an audio device even to make a tone. */
   async function source(options) {
+    if (options.clap) return clapper(options);
     const media = testSource(options);
     if (options.sound !== 'microphone') {
       media.stream.addTrack(await tone(media));

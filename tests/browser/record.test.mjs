@@ -7,6 +7,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, moving, publish, stats, watch } from './browsers.mjs';
+import { together } from './claps.mjs';
+import { Relay } from './relay.mjs';
 import { BINARY, OUT, pause, serve, until } from './server.mjs';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'distributary-record-'));
@@ -99,7 +101,7 @@ for (const [codec, name, extension] of [
         window.shown.last = source?.rtpTimestamp ?? window.shown.last;
       }, 20);
     });
-    const publisher = await publish(browser, server, room, { codec, width, height, frameRate: 15 });
+    const publisher = await publish(browser, server, room, { codec, width, height, frameRate: 15, clap: true });
     await moving(viewer);
     for (const size of sizes) {
       await pause((SECONDS * 1_000) / SIZES.length);
@@ -130,9 +132,52 @@ for (const [codec, name, extension] of [
     // Sound and picture begin and end together.
     assert.ok(apart.every((seconds) => Math.abs(seconds) < 0.5), seen);
     assert.equal(events(room).filter(({ event }) => event === 'end').length, 1, seen);
+    together(`${codec} (${extension})`, recorded[0], SECONDS);
     const played = await play(server, recorded[0], room, `record-${codec}-${extension}`);
     assert.ok(!played.error && played.videoWidth > 0, JSON.stringify(played));
     assert.ok(Math.abs(played.duration - duration) < 0.1, `${played.duration} s`);
+  });
+}
+
+/** The codecs that are recorded through loss: with RECORD_SECONDS=30 all. */
+const LOSSY = SECONDS < 30 ? ['VP8'] : ['VP8', 'H264', 'VP9', 'AV1'];
+for (const codec of LOSSY) {
+  test(`${codec}: through 5 % loss gaps are only where nothing came again, and sound and picture stay together`, { timeout: 90_000 + 2_000 * SECONDS }, async () => {
+    const room = `rec-lossy-${codec}`;
+    const server = webmServer;
+    const relay = await Relay.start(server.mediaPort, { seed: 7, delay: 20 });
+    try {
+      const publisher = await publish(browser, server, room, { codec, width: 320, height: 180, frameRate: 15, clap: true, mediaPort: relay.port });
+      await moving(await watch(browser, server, room));
+      const counters = { lost: 'distributary_lost_upstream_packets_total', recovered: 'distributary_recovered_packets_total' };
+      const before = await server.metrics(Object.values(counters));
+      relay.loss = 0.05;
+      await pause(SECONDS * 1_000);
+      relay.loss = 0;
+      await pause(1_000);
+      const now = await server.metrics(Object.values(counters));
+      const [lost, recovered] = Object.values(counters).map((name) => now[name] - before[name]);
+      await publisher.evaluate(() => window.client.leave());
+      const ends = ['webm', 'mkv'];
+      await until('the file has its end', 10_000, () => ends.some((end) => files(room, `.${end}`).length > 0 && files(room, `.part.${end}`).length === 0));
+      const recorded = ends.flatMap((end) => files(room, `.${end}`));
+      assert.equal(recorded.length, 1, `${recorded}`);
+      const { video, audio } = probe(recorded[0]);
+      const gone = (kind) => events(room).filter(({ event, kind: of }) => event === 'gap' && of === kind).reduce((sum, { packets }) => sum + packets, 0);
+      const seen = JSON.stringify({
+        codec, lostOnTheWay: relay.lost.up, lost, recovered, gone: { video: gone('video'), audio: gone('audio') }, frames: video.times.length, sounds: audio.times.length,
+      });
+      console.log(seen);
+      assert.ok(relay.lost.up > SECONDS && recovered > 0, seen);
+      assert.ok(gone('video') <= lost, `nothing is missing that came again: ${seen}`);
+      assert.ok(video.times.length >= 0.8 * 15 * SECONDS, seen);
+      const apart = together(`${codec}, 5 % loss`, recorded[0], SECONDS, Math.ceil(SECONDS / 5));
+      const mean = (part) => part.reduce((sum, ms) => sum + ms, 0) / part.length;
+      const third = Math.ceil(apart.length / 3);
+      assert.ok(Math.abs(mean(apart.slice(0, third)) - mean(apart.slice(-third))) < 20, `they do not drift: ${apart}`);
+    } finally {
+      relay.stop();
+    }
   });
 }
 

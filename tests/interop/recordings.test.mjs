@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, test } from 'node:test';
+import { together } from '../browser/claps.mjs';
 import { OUT, TESTS, pause, serve, until } from '../browser/server.mjs';
 import { SYSTEM_PYTHON, VENV_PYTHON, endClients, start } from './clients.mjs';
 
@@ -14,8 +15,6 @@ const LOADGEN = path.resolve(TESTS, '..', 'target', 'release', 'loadgen');
 /** What a file that was being written may lack at its end, in milliseconds. */
 const LACKS_MAX = 2_000;
 
-/** A frame lasts 40 ms. */
-const APART_MAX = 40;
 /** RECORD_SECONDS=30 for longer. */
 const CLAP_SECONDS = Number(process.env.RECORD_SECONDS ?? 12);
 const ffmpeg = () => execFileSync(VENV_PYTHON, ['-c', 'import imageio_ffmpeg as f; print(f.get_ffmpeg_exe())'], { encoding: 'utf8' }).trim();
@@ -54,38 +53,6 @@ function began(file) {
   const first = JSON.parse(readFileSync(sidecar, 'utf8').split('\n')[0]);
   assert.equal(first.event, 'start');
   return Date.parse(first.time);
-}
-
-/** Of flash and beep in a file: the milliseconds at which each begins, by ffmpeg's decoders. */
-function claps(file) {
-  const decode = (...args) => {
-    const { status, stdout, stderr, error } = spawnSync('ffmpeg', ['-v', 'error', '-i', file, ...args, '-'], { timeout: 60_000, maxBuffer: 1 << 28 });
-    assert.ok(!error && status === 0, `ffmpeg of ${file}: ${error ?? stderr}`);
-    return stdout;
-  };
-  const rises = (bright, time) => bright.flatMap((is, at) => (is && at > 0 && !bright[at - 1] ? [time(at)] : []));
-  // A picture becomes one pixel; each prints its time and how bright it is.
-  const filter = 'scale=1:1:flags=area,format=gray,signalstats,metadata=print:key=lavfi.signalstats.YAVG:file=-';
-  const lines = decode('-map', '0:v', '-fps_mode', 'passthrough', '-enc_time_base', '-1', '-vf', filter, '-f', 'null').toString();
-  const shown = [...lines.matchAll(/pts_time:(\S+)\s+lavfi\.signalstats\.YAVG=(\S+)/g)].map(([, time, luma]) => [1_000 * time, Number(luma)]);
-  // Filled up with silence where nothing is, so that a sample's number says when it is.
-  const pcm = decode('-map', '0:a', '-ac', '1', '-af', 'aresample=48000:async=1:first_pts=0', '-f', 's16le');
-  const samples = new Int16Array(pcm.buffer, pcm.byteOffset, pcm.length >> 1);
-  const STEP = 96;
-  const loud = Array.from({ length: Math.floor(samples.length / STEP) }, (_, at) => samples.subarray(at * STEP, (at + 1) * STEP).some((s) => Math.abs(s) > 1_500));
-  // Between two waves' tops it is quiet for less than this.
-  const beeps = rises(loud, (at) => (1_000 * at * STEP) / 48_000).filter((at, i, all) => i === 0 || at - all[i - 1] > 300);
-  return { flashes: rises(shown.map(([, luma]) => luma > 128), (at) => shown[at][0]), beeps };
-}
-
-/** What a clapperboard's file says: how far each flash is from its beep, in milliseconds, and whether that changes. */
-function together(what, file, seconds) {
-  const { flashes, beeps } = claps(file);
-  const apart = flashes.map((flash) => flash - beeps.reduce((best, beep) => (Math.abs(beep - flash) < Math.abs(best - flash) ? beep : best), Infinity));
-  const inside = apart.filter(Number.isFinite);
-  console.log(`${what}: flash after beep, ms: ${inside.map((ms) => ms.toFixed(0)).join(' ')}`);
-  assert.ok(inside.length >= seconds - 3, `${what}: ${inside.length} claps in ${seconds} s`);
-  assert.ok(inside.every((ms) => Math.abs(ms) <= APART_MAX), `${what}: ${inside}`);
 }
 
 for (const [what, format, publish] of [

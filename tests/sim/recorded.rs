@@ -10,7 +10,7 @@ use std::time::Duration;
 use distributary::config::{BEST_LAYER, RecordFiles, RecordFormat, RecordPlan, RecordSync, RecordWish, RoomPattern};
 use distributary::mem::{Arena, Slots};
 use distributary::metrics::WorkerMetrics;
-use distributary::record::{Links, Recorder, unfinished};
+use distributary::record::{Disk, Links, Recorder, unfinished};
 use distributary::rtp::config::{Codec, CodecConfig, Feedback, Format};
 use distributary::rtp::media::Media;
 use distributary::units::{ExtendedSequence, Micros, PayloadType, PeerId, TrackId, WorkerId};
@@ -176,7 +176,7 @@ impl Feed {
         let (notices, noticed) = mpsc::channel();
         let office = Office { commands: vec![commands], tapped: vec![tapped] };
         let links = Links { notices: noticed, office, tables: Vec::new() };
-        let recorder = Recorder::new(plan, links, Arc::<WorkerMetrics>::default(), 0);
+        let recorder = Recorder::new(plan, Disk::at_once(Arc::default()), links, Arc::<WorkerMetrics>::default(), 0);
         Feed { recorder, outbox, notices, asked, arena: Arena::leak(8192), publishers: 0, tracks: Vec::new() }
     }
 

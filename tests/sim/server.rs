@@ -12,7 +12,7 @@ use distributary::io::{Fake, Io};
 use distributary::limits::SESSIONS_MAX;
 use distributary::mem::{Arena, Handoff};
 use distributary::metrics::{Counter, DropReason, WorkerMetrics};
-use distributary::record::{self, Recorder};
+use distributary::record::{self, Disk, Recorder};
 use distributary::rtp::config::Codec;
 use distributary::secure::dtls::Identity;
 use distributary::signal::api::{
@@ -80,7 +80,16 @@ impl Server {
                 let office = tap::connect(&mut mails, &wakers, &wake);
                 let links = record::Links { notices, office, tables: metrics[..workers].to_vec() };
                 let source = tap::Source::new(plan.rooms.clone(), notice_sender, wake);
-                (Some(source), Some(Recorder::new(plan, links, metrics[workers + 2].clone(), EPOCH)))
+                (
+                    Some(source),
+                    Some(Recorder::new(
+                        plan,
+                        Disk::at_once(metrics[workers + 2].clone()),
+                        links,
+                        metrics[workers + 2].clone(),
+                        EPOCH,
+                    )),
+                )
             }
             None => (None, None),
         };
