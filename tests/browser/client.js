@@ -54,6 +54,7 @@
     oscillator.connect(gain).connect(speaker);
     oscillator.start();
     await audio.resume();
+    console.log(`the sound's clock is ${audio.baseLatency} s ahead`);
     const begin = Math.ceil(audio.currentTime) + 1;
     for (let second = begin; second < begin + 600; second += 1) {
       gain.gain.setValueAtTime(0.5, second);
@@ -64,7 +65,8 @@
     stream.addTrack(speaker.stream.getAudioTracks()[0]);
     let [frame, drawn, was] = [0, 0, false];
     const draw = () => {
-      const now = audio.currentTime;
+      // What the clock is ahead of what has been handed over.
+      const now = audio.currentTime - audio.baseLatency;
       const claps = now >= begin && now % 1 < LASTS;
       if (claps === was && now - drawn < 1 / frameRate) return;
       [frame, drawn, was] = [frame + 1, now, claps];
