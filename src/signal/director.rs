@@ -672,10 +672,10 @@ impl Director {
             // To all: others may have learnt its addresses.
             office.send(Command::Remove { peer: id });
         }
+        self.session_ended(slot, &part);
         if worker.is_none() && self.handoff.take(slot).is_some() {
             self.release(id);
         }
-        self.session_ended(slot, &part);
     }
 
     /// Nobody has the session's state any more: its slot is free.

@@ -117,7 +117,6 @@ impl Director {
             room.publisher = None;
         }
         self.set_stage(&name);
-        self.tidy_room(&name);
     }
 
     /// A room in which nobody is left goes, unless it is to stay for a while.
