@@ -65,7 +65,7 @@ impl Director {
         }
         if before != wanted && !wanted.is_empty() {
             let tracks = tracks.into_iter().filter(|track| wanted.contains(&track.id)).collect();
-            source.tell(Notice::Opened { publisher, room, tracks });
+            source.tell(Notice::Opened { publisher, room: room.clone(), tracks });
         }
         // The reader was told first: it would not know what packets of unknown tracks are.
         if let Some(office) = self.workers.get_mut(owner.0 as usize) {
@@ -73,9 +73,19 @@ impl Director {
             // Of what is tapped already another recording wants the sender reports and a key frame, too.
             new.into_iter().for_each(|track| office.send(Command::Tap { track }));
         }
+        let changed = before != wanted;
         if !wanted.is_empty() {
             source.open.insert(id, wanted);
         }
+        if changed {
+            // What nobody watches is not sent, unless it is recorded.
+            self.tell_qualities(&room);
+        }
+    }
+
+    /// Whether a publisher's track is being recorded.
+    pub(super) fn is_tapped(&self, publisher: PeerId, track: TrackId) -> bool {
+        self.tap.as_ref().and_then(|source| source.open.get(&publisher)).is_some_and(|tracks| tracks.contains(&track))
     }
 
     /// The tracks of a session that anybody could play: not what is encrypted from end to end.
