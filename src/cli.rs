@@ -100,10 +100,13 @@ pub struct RecordArgs {
     /// Go on after --pause
     #[arg(long, requires = "room", conflicts_with_all = ["stop", "pause"])]
     pub resume: bool,
+    /// Another recording of this room beside the one it has: start, stop, pause that one. Letters and digits
+    #[arg(long, requires = "room")]
+    pub name: Option<String>,
     /// As record.format of the configuration, for this room: webm or mp4
     #[arg(long, requires = "room")]
     pub format: Option<String>,
-    /// As record.files, for this room: participant or track
+    /// As record.files, for this room: participant, track or room
     #[arg(long, requires = "room")]
     pub files: Option<String>,
     /// As record.layer, for this room: best, or the rid of a simulcast encoding

@@ -34,16 +34,21 @@ impl Client {
     }
 
     /// Has nothing kept of it for now, or everything again.
-    pub fn pause_recording(&self, room: &str, paused: bool) -> Result<(), String> {
+    pub fn pause_recording(&self, room: &str, name: Option<&str>, paused: bool) -> Result<(), String> {
         let body = serde_json::json!({ "paused": paused }).to_string();
-        let request = self.agent.patch(format!("{}/api/v1/recordings/{}", self.base, in_path(room)));
+        let request = self.agent.patch(self.recording(room, name));
         self.answer(self.allowed(request.header("Content-Type", "application/json")).send(body)).map(drop)
     }
 
     /// Ends that.
-    pub fn stop_recording(&self, room: &str) -> Result<(), String> {
-        let request = self.agent.delete(format!("{}/api/v1/recordings/{}", self.base, in_path(room)));
+    pub fn stop_recording(&self, room: &str, name: Option<&str>) -> Result<(), String> {
+        let request = self.agent.delete(self.recording(room, name));
         self.answer(self.allowed(request).call()).map(drop)
+    }
+
+    fn recording(&self, room: &str, name: Option<&str>) -> String {
+        let name = name.map(|name| format!("?name={}", in_path(name))).unwrap_or_default();
+        format!("{}/api/v1/recordings/{}{name}", self.base, in_path(room))
     }
 
     /// The recordings there are.

@@ -399,6 +399,8 @@ choice! {
         Participant = "participant",
         /// Each track by itself.
         Track = "track",
+        /// All publishers of a room together.
+        Room = "room",
     }
 }
 

@@ -97,6 +97,16 @@ pub const ROOMS_RECORDED_MAX: usize = 16 * 1024;
 /// Bytes of recordings that wait for the disk, some seconds of many, and the writes that they are in; then the recorder waits too.
 pub const DISK_WAITING_BYTES: usize = 256 * 1024 * 1024;
 pub const DISK_WAITING: usize = 16 * 1024;
+/// Tracks of one file that a room's publishers share; those of further publishers go into another beside it. (Both containers number them
+/// in a byte here.) Beside them a file takes those that have just left, up to so many in all.
+pub const ROOM_FILE_TRACKS_MAX: usize = 100;
+pub const FILE_TRACKS_MAX: usize = 126;
+/// Events beside a recording in a second; further ones are counted there (`omitted`).
+pub const EVENTS_PER_SECOND: u32 = 100;
+/// Of those who are in the room when a file begins, so many are named beside it, and how many more there are; and of those who speak at a
+/// time the loudest.
+pub const PRESENT_TOLD: usize = 256;
+pub const SPEAKERS_TOLD: usize = 8;
 /// Recordings in one answer of the API, the newest.
 pub const RECORDINGS_LISTED: usize = 1_000;
 /// Recordings that are uploaded at a time, and of which it is known at a time that they wait; the folder knows all.
@@ -249,6 +259,7 @@ const _: () = assert!(FEC_WINDOW.is_power_of_two() && RED_BLOCKS_READ <= RECOVER
 const _: () = assert!(PACED_PACKETS + TRACK_CACHE < ARENA_SLOTS && PACED_PER_PEER <= PACED_PACKETS);
 const _: () = assert!(TAP + PACED_PACKETS + RECV_BUFFERS < ARENA_SLOTS / 2);
 const _: () = assert!(WORKERS_MAX <= 64);
+const _: () = assert!(MEDIA_PER_PEER <= ROOM_FILE_TRACKS_MAX && ROOM_FILE_TRACKS_MAX < FILE_TRACKS_MAX && FILE_TRACKS_MAX < 127);
 // A gap at every other chunk: four bytes each in a SACK, beside its headers, in one DTLS record.
 const _: () = assert!(SCTP_TSN_WINDOW / 2 * 4 + 28 <= 1163);
 const _: () = assert!(DATA_MESSAGE_BYTES_MAX < SCTP_SEND_BYTES && DATA_MESSAGE_BYTES_MAX < DATA_WAITING_UNRELIABLE_BYTES);

@@ -247,11 +247,11 @@ fn record(arguments: RecordArgs) -> Result<(), Fatal> {
     let client = Client::new(&arguments.server, token.transpose().map_err(Fatal::failure)?, arguments.insecure);
     match arguments.room {
         Some(room) if arguments.stop => {
-            client.stop_recording(&room).map_err(Fatal::failure)?;
+            client.stop_recording(&room, arguments.name.as_deref()).map_err(Fatal::failure)?;
             println!("{room:?} is recorded no more.");
         }
         Some(room) if arguments.pause || arguments.resume => {
-            client.pause_recording(&room, arguments.pause).map_err(Fatal::failure)?;
+            client.pause_recording(&room, arguments.name.as_deref(), arguments.pause).map_err(Fatal::failure)?;
             match arguments.pause {
                 true => println!("{room:?} pauses. Go on with: distributary record --resume {room:?}"),
                 false => println!("{room:?} is being recorded again."),
@@ -259,7 +259,8 @@ fn record(arguments: RecordArgs) -> Result<(), Fatal> {
         }
         Some(room) => {
             let mut wish = serde_json::json!({ "room": room });
-            for (field, value) in [("format", arguments.format), ("files", arguments.files), ("layer", arguments.layer)] {
+            let RecordArgs { name, format, files, layer, .. } = arguments;
+            for (field, value) in [("name", name), ("format", format), ("files", files), ("layer", layer)] {
                 if let Some(value) = value {
                     wish[field] = value.into();
                 }

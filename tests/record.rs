@@ -5,15 +5,19 @@
 mod sim;
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 
 use distributary::config::{RecordFiles, RecordFormat, RecordPlan, RecordWish};
+use distributary::limits::{EVENTS_PER_SECOND, ROOM_FILE_TRACKS_MAX};
 use distributary::metrics::Counter;
 use distributary::record::{complete_all, unfinished};
 use distributary::rtp::config::Codec;
 use distributary::units::Micros;
 use distributary::wire::rtp;
+use distributary::worker::tap::{Happening, Order};
 use sim::network::Link;
-use sim::recorded::{Folder, Packet, decoded, encoded, events, generated, length, probe, record};
+use sim::recorded::{Feed, Folder, Packet, decoded, encoded, events, generated, length, probe, record, timed};
 use sim::{World, picture, watching};
 
 #[test]
@@ -48,8 +52,10 @@ fn everything_a_viewer_saw_is_in_the_file() {
         assert!((ends[0] - ends[1]).abs() < 0.06, "{ends:?}");
         let events = events(&folder.files(".jsonl")[0]);
         let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
-        assert_eq!(names, ["start", "end"]);
-        assert_eq!((&events[0]["room"], &events[1]["gaps"]), (&"room".into(), &0.into()));
+        assert_eq!(names, ["start", "present", "unpublished", "unpublished", "left", "end"]);
+        assert_eq!((&events[0]["room"], &events[5]["gaps"]), (&"room".into(), &0.into()));
+        let identity = &events[4]["identity"];
+        assert_eq!((&events[1]["identities"][0], &events[0]["tracks"][0]["identity"]), (identity, identity));
         assert!(unfinished(&folder.0).is_empty());
     });
 }
@@ -204,6 +210,8 @@ fn a_pause_is_cut_out() {
         let [file] = &folder.media()[..] else { panic!("{:?}", folder.media()) };
         let (_, packets) = probe(file);
         let events = events(&folder.files(".jsonl")[0]);
+        let of_members = ["present", "unpublished", "left"];
+        let events: Vec<_> = events.into_iter().filter(|event| of_members.iter().all(|name| event["event"] != *name)).collect();
         let times: Vec<(&str, i64)> =
             events.iter().map(|event| (event["event"].as_str().unwrap_or("?"), event["at_ms"].as_i64().unwrap_or(-1))).collect();
         let [("start", 0), ("paused", paused), ("resumed", _), ("end", end)] = times[..] else { panic!("{times:?}") };
@@ -385,5 +393,177 @@ fn sound_alone_is_ogg() {
         complete_all(vec![cut], 0);
         let cut = folder.0.join("room/cut.ogg");
         assert!(probe(&cut).1[0].len() >= 45 && (0.9..3.0).contains(&length(&cut)), "{name}: {} s", length(&cut));
+    }
+}
+
+/// All publishers of a room are in one file, each named; when somebody comes another begins, and no frame is lost between them.
+#[test]
+fn a_room_is_one_file_at_a_time() {
+    let sound = generated(&["-i", "sine=frequency=440:duration=5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    let picture = ["-i", "testsrc=size=320x180:rate=30", "-frames:v", "150", "-pix_fmt", "yuv420p", "-b:v", "300k", "-g", "30"];
+    for (codec, name, encoder) in [ENCODERS[0], ENCODERS[2]] {
+        let video = generated(&[picture.as_slice(), encoder].concat());
+        let folder = Folder::new(&format!("room-{name}"));
+        let (format, extension) = if codec == Codec::Vp8 { (RecordFormat::Webm, "webm") } else { (RecordFormat::Mp4, "mp4") };
+        let mut feed = Feed::new(RecordPlan { files: RecordFiles::Room, format, ..folder.plan("*") });
+        let recording = feed.begin("room", "", RecordWish::default());
+        let (begin, comes) = (Micros::from_secs(1), Micros::from_millis(3_510));
+        let mut coming = vec![("bob", comes), ("ada", begin)];
+        let streams: [(usize, Codec, &[Vec<u8>], Micros); 4] = [
+            (0, codec, &video, begin),
+            (1, Codec::Opus, &sound, begin),
+            (2, codec, &video, comes),
+            (3, Codec::Opus, &sound, comes),
+        ];
+        let mut before = Vec::new();
+        for (at, track, bytes) in timed(&streams) {
+            if let Some((identity, _)) = coming.pop_if(|(_, comes)| at >= *comes) {
+                let (publisher, tracks) = feed.publisher(identity, &[codec, Codec::Opus]);
+                feed.order(Order::Take { recording, publisher, tracks });
+                feed.order(Order::Happened { room: "room".into(), what: Happening::Joined { identity: identity.into() } });
+            }
+            if before.is_empty() && at > Micros::from_secs(8) {
+                before = fs::read(&unfinished(&folder.0)[0]).expect("a file");
+            }
+            feed.packet(track, bytes, at);
+        }
+        feed.recorder.end(Micros::from_secs(10));
+        let files = folder.media();
+        assert_eq!(files.len(), 2, "{files:?}");
+        let ends = |file: &Path, part: u32| file.to_string_lossy().ends_with(&format!("-room-{part}.{extension}"));
+        assert!(ends(&files[0], 1) && ends(&files[1], 2), "{files:?}");
+        let ((first_codecs, first), (second_codecs, second)) = (probe(&files[0]), probe(&files[1]));
+        assert_eq!(
+            (first_codecs.as_slice(), second_codecs.as_slice()),
+            (
+                &["vp8", "opus"].map(|codec| if codec == "vp8" { name } else { codec }.to_owned())[..],
+                &[name, name, "opus", "opus"].map(str::to_owned)[..]
+            )
+        );
+        assert_eq!(titles(&files[1], format), ["ada camera", "bob camera", "ada microphone", "bob microphone"]);
+        // All there was: of ada in two files, of bob in one.
+        let sounds = sound.len();
+        assert_eq!(
+            (first[0].len() + second[0].len(), second[1].len()),
+            (150, 150),
+            "{name}: {} and {}",
+            first[0].len(),
+            second[0].len()
+        );
+        assert_eq!((first[1].len() + second[2].len(), second[3].len()), (sounds, sounds), "{name}");
+        assert!(second[0][0].key && second[1][0].key);
+        // By the wall clock, which begins at 0 here, each is where it came.
+        let told: Vec<_> = files.iter().map(|file| events(&file.with_extension("jsonl"))).collect();
+        let starts: Vec<f64> = told.iter().map(|events| events[0]["unix_ms"].as_f64().expect("a time") / 1_000.0).collect();
+        let bob = starts[1] + second[1][0].time;
+        assert!((bob - 3.51).abs() < 0.01 && (starts[1] + second[3][0].time - 3.51).abs() < 0.01, "{bob}");
+        let ada: Vec<f64> = [&first[0], &second[0]]
+            .iter()
+            .zip(&starts)
+            .flat_map(|(read, start)| read.iter().map(move |p| start + p.time))
+            .collect();
+        assert!(ada.windows(2).all(|pair| (0.02..0.05).contains(&(pair[1] - pair[0]))), "{name}: {ada:?}");
+        assert_eq!(told[0].last().map(|end| end["why"].as_str().is_some()), Some(true));
+        let joined = |events: &Vec<serde_json::Value>| events.iter().filter(|event| event["event"] == "joined").count();
+        assert_eq!((joined(&told[0]), told[1][0]["tracks"][1]["identity"].as_str()), (1, Some("bob")));
+        // Cut off, it is made whole with all of them.
+        let path = folder.0.join(format!("room/cut.part.{extension}"));
+        fs::write(&path, &before).expect("a file");
+        complete_all(vec![path], 0);
+        let cut = folder.0.join(format!("room/cut.{extension}"));
+        assert!(titles(&cut, format).len() == 4 && length(&cut) > 2.0, "{} s", length(&cut));
+    }
+}
+
+/// Of each stream, what it says it is.
+fn titles(file: &Path, format: RecordFormat) -> Vec<String> {
+    let tag = if format == RecordFormat::Mp4 { "handler_name" } else { "title" };
+    let output = Process::new("ffprobe")
+        .args(["-v", "error", "-of", "csv=p=0", "-show_entries", &format!("stream_tags={tag}")])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    String::from_utf8(output.stdout).expect("text").lines().map(|line| line.trim_matches([',', '"']).to_owned()).collect()
+}
+
+/// Of one publisher several recordings are made at a time, each of what it has; and each ends by itself.
+#[test]
+fn several_recordings_have_the_same_tracks() {
+    let folder = Folder::new("several");
+    let (video, sound) = (encoded(ENCODERS[0].2), sound());
+    let mut feed = Feed::new(folder.plan("*"));
+    let (publisher, tracks) = feed.publisher("ada", &[Codec::Vp8, Codec::Opus]);
+    let wish = RecordWish { files: Some(RecordFiles::Track), ..RecordWish::default() };
+    let recordings = [
+        (feed.begin("room", "", RecordWish::default()), &tracks[..]),
+        (feed.begin("room", "EG_sound", RecordWish::default()), &tracks[1..]),
+        (feed.begin("room", "EG_each", wish), &tracks[..]),
+    ];
+    for (recording, tracks) in &recordings {
+        feed.order(Order::Take { recording: *recording, publisher: publisher.clone(), tracks: tracks.to_vec() });
+    }
+    let streams: [(usize, Codec, &[Vec<u8>], Micros); 2] =
+        [(0, Codec::Vp8, &video, Micros::from_secs(1)), (1, Codec::Opus, &sound, Micros::from_secs(1))];
+    let mut ended = false;
+    for (at, track, bytes) in timed(&streams) {
+        if at >= Micros::from_millis(1_900) && !std::mem::replace(&mut ended, true) {
+            feed.order(Order::End { recording: recordings[1].0 });
+        }
+        feed.packet(track, bytes, at);
+    }
+    feed.recorder.end(Micros::from_secs(3));
+    let files = folder.media();
+    let named = |within: &str| {
+        let found: Vec<&PathBuf> = files.iter().filter(|file| file.to_string_lossy().contains(within)).collect();
+        assert_eq!(found.len(), 1, "{within}: {files:?}");
+        (probe(found[0]), length(found[0]))
+    };
+    assert_eq!(files.len(), 4, "{files:?}");
+    assert_eq!(named("-session1-1.webm").0.0, ["vp8", "opus"]);
+    assert_eq!(named("-session1-EG_each-video-1.webm").0.0, ["vp8"]);
+    assert_eq!(named("-session1-EG_each-audio-1.ogg").0.0, ["opus"]);
+    let ((codecs, _), seconds) = named("-session1-EG_sound-1.ogg");
+    assert!(codecs == ["opus"] && (0.8..1.2).contains(&seconds), "{seconds} s");
+    let pictures = named("-session1-1.webm").0.1[0].len();
+    assert_eq!((pictures, named("-EG_each-video-").0.1[0].len()), (45, 45));
+}
+
+fn sound() -> Vec<Vec<u8>> {
+    generated(&["-i", "sine=frequency=440:duration=1.5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"])
+}
+
+/// A file takes so many tracks; those of further publishers go into another one. And so many events in a second.
+#[test]
+fn a_room_of_very_many_has_files_and_events_without_end() {
+    let folder = Folder::new("many");
+    let sound = sound();
+    let mut feed = Feed::new(RecordPlan { files: RecordFiles::Room, ..folder.plan("*") });
+    let recording = feed.begin("room", "", RecordWish::default());
+    let count = ROOM_FILE_TRACKS_MAX + 3;
+    for number in 0..count {
+        let (publisher, tracks) = feed.publisher(&format!("member {number}"), &[Codec::Opus]);
+        feed.order(Order::Take { recording, publisher, tracks });
+    }
+    for (index, bytes) in sound.iter().enumerate() {
+        for track in 0..count {
+            feed.packet(track, bytes, Micros::from_millis(1_000 + index as u64 * 20));
+        }
+        if index == 50 {
+            for number in 0..1_000 {
+                let what = Happening::Left { identity: format!("guest {number}") };
+                feed.order(Order::Happened { room: "room".into(), what });
+            }
+        }
+    }
+    feed.recorder.end(Micros::from_secs(4));
+    let files = folder.media();
+    let streams: Vec<usize> = files.iter().map(|file| probe(file).0.len()).collect();
+    assert_eq!(streams, [ROOM_FILE_TRACKS_MAX, 3], "{files:?}");
+    for file in &files {
+        assert!(probe(file).1.iter().all(|packets| packets.len() == sound.len()));
+        let events = events(&file.with_extension("jsonl"));
+        let left = events.iter().filter(|event| event["event"] == "left").count();
+        let omitted: u64 = events.iter().filter_map(|event| event["events"].as_u64()).sum();
+        assert!(left <= EVENTS_PER_SECOND as usize && left as u64 + omitted == 1_000, "{left} and {omitted}");
     }
 }

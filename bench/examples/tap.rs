@@ -58,14 +58,15 @@ impl Echo {
     pub fn turn(&mut self, wait: impl Fn(Asked) -> Option<String>) {
         while let Ok(notice) = self.reader.notices.try_recv() {
             match notice {
-                Notice::Opened { publisher, tracks, .. } => self.open(publisher, &tracks, &wait),
+                Notice::Opened { publisher, tracks, .. } => self.open(publisher.id, &tracks, &wait),
                 Notice::Closed { publisher } => {
                     self.lines.retain(|_, line| line.publisher != publisher);
                     if let Some(path) = self.sessions.remove(&publisher) {
                         wait(Asked::Leave(self.handle.clone(), path));
                     }
                 }
-                Notice::Paused { .. } => {}
+                // What a recorder would record.
+                Notice::Record(_) => {}
             }
         }
         for worker in 0..self.reader.office.tapped.len() {

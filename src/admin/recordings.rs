@@ -1,8 +1,7 @@
 //! `/api/v1/recordings`: what is recorded, what was, and the files. With keys it wants a token with `video.roomRecord`; where only a link
 //! can be given (a player, a download), the token goes into its query, `?access_token=` (RFC 6750 §2.3).
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,21 +19,23 @@ use super::Views;
 use super::api::fresh;
 use crate::config::{RecordFiles, RecordFormat, RecordWish};
 use crate::limits::RECORDINGS_LISTED;
+use crate::record::files::{first_event, last_event};
 use crate::record::store::Journal;
 use crate::record::{EXTENSIONS, UNFINISHED, folder_of};
 use crate::signal::api::Recorded;
 use crate::signal::http::{Failure, check_room_name};
 
-/// Of the first and of the last line of a sidecar, at most so many bytes.
-const LINE_BYTES: u64 = 4 * 1024;
 /// As long as a rid may be.
 const LAYER_BYTES_MAX: usize = 16;
+const NAME_BYTES_MAX: usize = 32;
+const EGRESS: &str = "EG_";
 
 #[derive(Deserialize)]
 #[serde(default)]
 #[derive(Default)]
 pub struct Asked {
     room: Option<String>,
+    name: Option<String>,
     access_token: Option<String>,
 }
 
@@ -48,8 +49,10 @@ struct List {
 #[derive(Serialize)]
 struct Recording {
     room: String,
-    /// Id of the publisher's session.
+    /// Id of the publisher's session; empty if it is of several.
     session: String,
+    /// What was asked for under a name, or an egress' id; empty for the room's own recording.
+    name: String,
     /// `recording`, `paused`, `ended`, `failed`, or `cut_off`: the server was killed, and has not completed it yet.
     state: &'static str,
     began: String,
@@ -80,6 +83,8 @@ struct UploadView {
 #[serde(deny_unknown_fields)]
 struct Start {
     room: String,
+    /// Makes it another recording, beside the room's own.
+    name: Option<String>,
     /// As `record.format`, `record.files` and `record.layer`, which hold where nothing is said.
     format: Option<String>,
     files: Option<String>,
@@ -104,7 +109,7 @@ pub async fn list(State(views): State<Arc<Views>>, Query(asked): Query<Asked>, h
 /// Has a room recorded, whoever publishes in it now and later.
 pub async fn start(State(views): State<Arc<Views>>, headers: HeaderMap, body: Bytes) -> Result<Json<Recorded>, Failure> {
     views.gate.record(&headers, None)?;
-    let Start { room, format, files, layer } = serde_json::from_slice(&body)
+    let Start { room, name, format, files, layer } = serde_json::from_slice(&body)
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("The body wants to be {{\"room\": \"NAME\"}}: {error}.")))?;
     check_room_name(&room)?;
     let format = chosen("format", format, RecordFormat::from_name, RecordFormat::NAMES)?;
@@ -112,7 +117,20 @@ pub async fn start(State(views): State<Arc<Views>>, headers: HeaderMap, body: By
     if layer.as_ref().is_some_and(|layer| layer.len() > LAYER_BYTES_MAX) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "layer wants to be \"best\" or the rid of a simulcast encoding."));
     }
-    Ok(Json(views.handle.record(room, RecordWish { format, files, layer }).await?))
+    Ok(Json(views.handle.record(room, label(name)?, RecordWish { format, files, layer }).await?))
+}
+
+/// The name of a recording that has one: it is in the names of its files.
+fn label(name: Option<String>) -> Result<String, Failure> {
+    let Some(name) = name else { return Ok(String::new()) };
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !plain || name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with(EGRESS) {
+        let text = format!(
+            "name is {name:?}; it wants to be 1 to {NAME_BYTES_MAX} letters, digits and _ that do not begin with {EGRESS}, as the ids of egresses do."
+        );
+        return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+    }
+    Ok(name)
 }
 
 fn chosen<T>(field: &str, name: Option<String>, from_name: fn(&str) -> Option<T>, names: &[&str]) -> Result<Option<T>, Failure> {
@@ -126,6 +144,7 @@ fn chosen<T>(field: &str, name: Option<String>, from_name: fn(&str) -> Option<T>
 pub async fn change(
     State(views): State<Arc<Views>>,
     Path(room): Path<String>,
+    Query(asked): Query<Asked>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Failure> {
@@ -133,14 +152,19 @@ pub async fn change(
     let Change { paused } = serde_json::from_slice(&body).map_err(|error| {
         Failure::new(StatusCode::BAD_REQUEST, format!("The body wants to be {{\"paused\": true}} or false: {error}."))
     })?;
-    views.handle.pause_recording(room, paused).await?;
+    views.handle.pause_recording(room, label(asked.name)?, paused).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends that, and the recording of who publishes now.
-pub async fn stop(State(views): State<Arc<Views>>, Path(room): Path<String>, headers: HeaderMap) -> Result<StatusCode, Failure> {
+pub async fn stop(
+    State(views): State<Arc<Views>>,
+    Path(room): Path<String>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
     views.gate.record(&headers, None)?;
-    views.handle.stop_recording(room).await?;
+    views.handle.stop_recording(room, label(asked.name)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -193,13 +217,14 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
     let stem = file.file_stem()?.to_str()?;
     let (name, part) = stem.strip_suffix(UNFINISHED).map_or((stem, false), |name| (name, true));
     let sidecar = file.with_file_name(format!("{name}.jsonl"));
-    let (first, last) = events(&sidecar)?;
+    let (first, last) = (first_event(&sidecar)?, last_event(&sidecar)?);
     let text = |field: &str| first[field].as_str().unwrap_or_default().to_owned();
     let state = match last["event"].as_str() {
         Some("failed") => "failed",
         _ if !part => "ended",
         _ if first["unix_ms"].as_i64().is_some_and(|at| at < began) => "cut_off",
-        Some("paused") => "paused",
+        // Whatever happens in a pause is told with this.
+        _ if last["paused"] == true => "paused",
         _ => "recording",
     };
     let told = last["at_ms"].as_i64().filter(|_| state != "recording");
@@ -214,6 +239,7 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
     Some(Recording {
         room: text("room"),
         session: text("session"),
+        name: text("name"),
         state,
         began: text("time"),
         seconds: told.or_else(written).unwrap_or(0).max(0) as f64 / 1_000.0,
@@ -233,20 +259,4 @@ fn recording(file: &FilePath, began: i64) -> Option<Recording> {
 /// The `%` of folders' names is a character like others in a URL's path.
 fn encoded(name: &str) -> String {
     name.replace('%', "%25")
-}
-
-/// The first event of a sidecar, and the last whole one.
-fn events(sidecar: &FilePath) -> Option<(serde_json::Value, serde_json::Value)> {
-    let mut file = File::open(sidecar).ok()?;
-    let mut read = |from: SeekFrom| {
-        let mut bytes = Vec::new();
-        file.seek(from).ok()?;
-        (&file).take(LINE_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let (head, size) = (read(SeekFrom::Start(0))?, fs::metadata(sidecar).ok()?.len());
-    let tail = read(SeekFrom::Start(size.saturating_sub(LINE_BYTES)))?;
-    let first = serde_json::from_str(head.lines().next()?).ok()?;
-    let last = tail.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
-    Some((first, last))
 }

@@ -152,7 +152,7 @@ options! {
     record_format: RecordFormat = RecordFormat::Webm, "record.format", Some("record-format"), ANY, "\"webm\"",
         "What to record into. webm: WebM, or Matroska with H264. mp4: fragmented MP4, but WebM with VP8. Sound alone becomes Ogg with either.";
     record_files: RecordFiles = RecordFiles::Participant, "record.files", Some("record-files"), ANY, "\"participant\"",
-        "What becomes a file. participant: a publisher's video and sound together. track: each track by itself.";
+        "What becomes a file. participant: a publisher's video and sound together. track: each track by itself. room: all publishers of a room together, another file whenever somebody comes.";
     record_layer: String = "best".into(), "record.layer", Some("record-layer"), ANY, "\"best\"",
         "Which simulcast encoding is recorded: best, the one that most flows of, or the rid of one (\"h\"). Where that one does not flow the best is taken.";
     record_split_minutes: usize = 0, "record.split_minutes", Some("record-split-minutes"), (0, 1_440), "60",

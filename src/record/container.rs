@@ -22,6 +22,8 @@ pub struct TrackEntry {
     pub private: Vec<u8>,
     /// Width and height in pixels, of video.
     pub size: (u32, u32),
+    /// Whose it is, and what it shows.
+    pub title: String,
 }
 
 /// What tracks are written into: what was asked for, if it can hold them.

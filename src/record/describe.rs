@@ -14,7 +14,7 @@ pub fn describe(codec: Codec, frame: &[u8]) -> Option<TrackEntry> {
         Codec::H264 => avc_configuration(frame)?,
         Codec::Av1 => av1_configuration(frame)?,
     };
-    Some(TrackEntry { codec, private, size })
+    Some(TrackEntry { codec, private, size, title: String::new() })
 }
 
 /// RFC 7845 §5.1. WebRTC's Opus has no pre-skip that anybody tells of.

@@ -53,9 +53,9 @@ impl Disk {
         Disk(Way::Here(metrics))
     }
 
-    /// Makes a file, now.
-    pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
-        Ok(DiskFile { disk: self.clone(), file: Arc::new(File::create(path)?), failed: Arc::default(), at: 0 })
+    /// Makes a file, now. Fails if there is one.
+    pub fn create_new(&self, path: &Path) -> io::Result<DiskFile> {
+        Ok(DiskFile { disk: self.clone(), file: Arc::new(File::create_new(path)?), failed: Arc::default(), at: 0 })
     }
 
     fn queue(&self, bytes: usize, job: Job) {

@@ -1,4 +1,4 @@
-//! The files that a session's recording became, read from the folder: their events tell.
+//! The files that a recording became, read from the folder: their events tell.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -9,10 +9,11 @@ use serde_json::Value;
 use super::sidecar::folder_of;
 use super::{EXTENSIONS, UNFINISHED};
 
-/// Of the first line of events, and of all of them from the end, at most so many bytes.
-const LINE_BYTES: u64 = 4 * 1024;
+/// Of the first line of events, which names all tracks, and of all of them from the end, at most so many bytes.
+const FIRST_BYTES: u64 = 128 * 1024;
+const LAST_BYTES: u64 = 4 * 1024;
 
-/// A file of a session.
+/// A file of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub path: PathBuf,
@@ -31,10 +32,10 @@ pub enum State {
     Failed { reason: String },
 }
 
-/// The oldest first.
-pub fn of_session(folder: &Path, room: &str, session: &str) -> Vec<Piece> {
+/// Those of a recording with a label, the oldest first.
+pub fn labelled(folder: &Path, room: &str, label: &str) -> Vec<Piece> {
     let room = folder.join(folder_of(room));
-    let within = format!("-{session}-");
+    let within = format!("-{label}-");
     let paths = fs::read_dir(room).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_media = |path: &PathBuf| path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
     let is_of = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(&within));
@@ -66,7 +67,7 @@ pub fn stem(media: &Path) -> PathBuf {
 
 pub fn first_event(sidecar: &Path) -> Option<Value> {
     let mut line = String::new();
-    BufReader::new(File::open(sidecar).ok()?.take(LINE_BYTES)).read_line(&mut line).ok()?;
+    BufReader::new(File::open(sidecar).ok()?.take(FIRST_BYTES)).read_line(&mut line).ok()?;
     serde_json::from_str(&line).ok()
 }
 
@@ -74,8 +75,8 @@ pub fn first_event(sidecar: &Path) -> Option<Value> {
 pub fn last_event(sidecar: &Path) -> Option<Value> {
     let mut file = File::open(sidecar).ok()?;
     let size = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(LINE_BYTES))).ok()?;
+    file.seek(SeekFrom::Start(size.saturating_sub(LAST_BYTES))).ok()?;
     let mut bytes = Vec::new();
-    file.take(LINE_BYTES).read_to_end(&mut bytes).ok()?;
+    file.take(LAST_BYTES).read_to_end(&mut bytes).ok()?;
     String::from_utf8_lossy(&bytes).lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }

@@ -26,6 +26,13 @@ const DURATION_BYTES: usize = 11;
 /// Offsets in a cluster are 16 bits, signed.
 const OFFSET_MAX: i64 = i16::MAX as i64;
 
+struct Cluster {
+    start: i64,
+    blocks: Vec<u8>,
+    /// The track at whose key frame it begins.
+    cue: Option<u8>,
+}
+
 /// A file being written. Times are microseconds since its beginning; in the file they are milliseconds.
 pub struct Matroska<W> {
     out: W,
@@ -34,11 +41,12 @@ pub struct Matroska<W> {
     /// Where the segment's content begins, and the places kept in it.
     segment: u64,
     duration_at: u64,
-    /// The cluster being filled: its time, its blocks, and whether it begins with a key frame of video.
-    cluster: Option<(i64, Vec<u8>, bool)>,
-    /// Time and place (within the segment) of clusters that begin with a key frame.
-    cues: Vec<(i64, u64)>,
-    has_video: bool,
+    /// The cluster being filled.
+    cluster: Option<Cluster>,
+    /// Time, place (within the segment) and track of clusters that begin with a key frame.
+    cues: Vec<(i64, u64, u8)>,
+    /// Numbers of the tracks that can be entered at key frames only; of sound alone, none.
+    video: Vec<u8>,
     end: i64,
 }
 
@@ -79,18 +87,18 @@ impl<W: Write + Seek> Matroska<W> {
             }
         });
         out.write_all(&head)?;
-        let has_video = tracks.iter().any(|track| track.codec != Codec::Opus);
+        let video = (1..).zip(tracks).filter(|(_, track)| track.codec != Codec::Opus).map(|(number, _)| number).collect();
         let (at, segment, duration_at) = (head.len() as u64, segment as u64, duration_at as u64);
-        Ok(Matroska { out, at, segment, duration_at, cluster: None, cues: Vec::new(), has_video, end: 0 })
+        Ok(Matroska { out, at, segment, duration_at, cluster: None, cues: Vec::new(), video, end: 0 })
     }
 
     /// Adds a frame of track `number`. Frames of one track come in order; a few milliseconds between tracks do not matter. True if a
     /// cluster was written because of it.
     pub fn frame(&mut self, number: u8, time: i64, key: bool, data: &[u8]) -> io::Result<bool> {
         let time = time.max(0) / 1_000;
-        let is_cue = key && self.has_video && number == 1;
+        let is_cue = key && self.video.contains(&number);
         let mut written = false;
-        if let Some((start, blocks, _)) = &self.cluster {
+        if let Some(Cluster { start, blocks, .. }) = &self.cluster {
             let offset = time - start;
             let full = offset >= FRAGMENT_MICROS / 1_000
                 || blocks.len() + data.len() > FRAGMENT_BYTES
@@ -101,7 +109,8 @@ impl<W: Write + Seek> Matroska<W> {
             }
         }
         self.end = self.end.max(time);
-        let (start, blocks, _) = self.cluster.get_or_insert_with(|| (time, Vec::new(), is_cue || !self.has_video));
+        let cue = (is_cue || self.video.is_empty()).then_some(number);
+        let Cluster { start, blocks, .. } = self.cluster.get_or_insert_with(|| Cluster { start: time, blocks: Vec::new(), cue });
         let offset = (time - *start).clamp(-OFFSET_MAX, OFFSET_MAX) as i16;
         id(blocks, 0xa3);
         size(blocks, data.len() as u64 + 4);
@@ -114,19 +123,19 @@ impl<W: Write + Seek> Matroska<W> {
 
     /// Time of the first frame that is not written yet.
     pub fn unwritten_since(&self) -> Option<i64> {
-        self.cluster.as_ref().map(|(start, ..)| *start * 1_000)
+        self.cluster.as_ref().map(|cluster| cluster.start * 1_000)
     }
 
     /// Writes what there is of the cluster.
     pub fn flush(&mut self) -> io::Result<()> {
-        let Some((start, blocks, is_cue)) = self.cluster.take() else { return Ok(()) };
+        let Some(Cluster { start, blocks, cue }) = self.cluster.take() else { return Ok(()) };
         let mut cluster = Vec::with_capacity(blocks.len() + 24);
         master(&mut cluster, CLUSTER, |content| {
             number(content, 0xe7, start as u64);
             content.extend_from_slice(&blocks);
         });
-        if is_cue {
-            self.cues.push((start, self.at - self.segment));
+        if let Some(track) = cue {
+            self.cues.push((start, self.at - self.segment, track));
         }
         self.out.write_all(&cluster)?;
         self.at += cluster.len() as u64;
@@ -139,11 +148,11 @@ impl<W: Write + Seek> Matroska<W> {
         let cues_at = self.at - self.segment;
         let mut cues = Vec::new();
         master(&mut cues, CUES, |all| {
-            for (time, position) in &self.cues {
+            for (time, position, track) in &self.cues {
                 master(all, 0xbb, |point| {
                     number(point, 0xb3, *time as u64);
                     master(point, 0xb7, |place| {
-                        number(place, 0xf7, 1);
+                        number(place, 0xf7, *track as u64);
                         number(place, 0xf1, *position);
                     });
                 });
@@ -211,10 +220,9 @@ impl Matroska<File> {
         next(if first == SEEK_HEAD { SEEK_HEAD } else { VOID }, "seek head")?;
         let duration_at = next(INFO, "info")?.0 + 7;
         let tracks = next(TRACKS, "tracks")?.1;
-        // A TrackType of video.
-        let has_video = tracks.windows(3).any(|bytes| bytes == [0x83, 0x81, 1]);
+        let video = video_tracks(tracks);
         let (segment, duration_at) = (segment as u64, duration_at as u64);
-        let mut file = Matroska { out, at: at as u64, segment, duration_at, cluster: None, cues: Vec::new(), has_video, end: 0 };
+        let mut file = Matroska { out, at: at as u64, segment, duration_at, cluster: None, cues: Vec::new(), video, end: 0 };
         let length = file.out.metadata()?.len();
         let mut last = None;
         loop {
@@ -229,9 +237,9 @@ impl Matroska<File> {
             }
             let time = time.iter().fold(0, |time, byte| time << 8 | *byte as i64);
             let blocks = from + width as usize;
-            let key = start.get(blocks..).and_then(block).is_some_and(|(track, _, key, _)| key && (track == 1 || !has_video));
-            if key {
-                file.cues.push((time, file.at - segment));
+            let first = start.get(blocks..).and_then(block).filter(|(_, _, key, _)| *key);
+            if let Some((track, ..)) = first.filter(|(track, ..)| file.video.is_empty() || file.video.contains(track)) {
+                file.cues.push((time, file.at - segment, track));
             }
             last = Some((time, file.at + blocks as u64, end));
             file.at = end;
@@ -265,6 +273,22 @@ fn open(bytes: &[u8]) -> Option<(u32, u64, usize)> {
     Some((id, size & !(1 << (7 * width)), name + width))
 }
 
+/// Numbers of the video tracks among the entries of a track list.
+fn video_tracks(entries: &[u8]) -> Vec<u8> {
+    let mut video = Vec::new();
+    let mut rest = entries;
+    while let Some((0xae, size, header)) = open(rest)
+        && let Some(entry) = rest.get(header..header + size as usize)
+    {
+        // Its number comes first, of one byte, and its type before what it is about.
+        if let (Some([0xd7, 0x81, number]), true) = (entry.first_chunk(), entry.windows(3).any(|bytes| bytes == [0x83, 0x81, 1])) {
+            video.push(*number);
+        }
+        rest = &rest[header + size as usize..];
+    }
+    video
+}
+
 /// A SimpleBlock's track, offset and whether it is a key frame, and what follows it.
 fn block(bytes: &[u8]) -> Option<(u8, i16, bool, &[u8])> {
     let (0xa3, size, header) = open(bytes)? else { return None };
@@ -283,6 +307,7 @@ fn track_entry(entry: &mut Vec<u8>, track: u64, description: &TrackEntry) {
     };
     number(entry, 0xd7, track);
     number(entry, 0x73c5, track);
+    element(entry, 0x536e, description.title.as_bytes());
     // No lacing.
     number(entry, 0x9c, 0);
     element(entry, 0x86, name);
@@ -366,7 +391,7 @@ mod tests {
     /// Places that are filled in at the end are where something was left open for them.
     #[test]
     fn filling_in_moves_nothing() {
-        let tracks = [TrackEntry { codec: Codec::Vp8, private: Vec::new(), size: (640, 360) }];
+        let tracks = [TrackEntry { codec: Codec::Vp8, private: Vec::new(), size: (640, 360), title: String::new() }];
         let mut file = Matroska::new(Cursor::new(Vec::new()), &tracks, 1_700_000_000_000).expect("memory");
         for index in 0..100 {
             file.frame(1, index * 33_000, index % 30 == 0, &[index as u8; 50]).expect("memory");

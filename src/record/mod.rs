@@ -1,13 +1,15 @@
 //! Recording: from the tap ([`crate::worker::tap`]) to files that any player opens, without a browser and without transcoding.
 //!
 //! ```text
-//!   worker ──Tapped──► Recorder ── by publisher ──► recording: assemble → depacketize → timeline → container ──► file
-//!   director ──Notice──┘                                                                    └──► events, a JSON object a line
+//!   worker ──Tapped──► Recorder ──► orders ──► recordings: tracks (assemble → depacketize → timeline) ──► part: container ──► file
+//!   director ──Notice──┘                                                                           └──► events, a JSON object a line
 //! ```
 //!
-//! One publisher session is one file, its video and its sound together, in a folder named after its room: WebM (Matroska with H264),
-//! fragmented MP4, or Ogg for sound alone; several, one after the other, where `record.split_…` says so, and one for each track where
-//! `record.files` does. A [`Recording`] is what becomes one file at a time, of any number of tracks.
+//! What is to be recorded is an [`order::Order`]: of a room (by rule, or because somebody asked for it) or of a session or of some of its
+//! tracks (LiveKit's egresses). A packet goes to every order that has its track. By `record.files` an order becomes one file for each
+//! publisher, for each track, or for all publishers of the room, one after the other where `record.split_…` says so or a track comes that
+//! the file lacks ([`recording`]): in a folder named after the room, WebM (Matroska with H264), fragmented MP4, or Ogg for sound alone.
+//! Beside each lies what happened meanwhile ([`sidecar`]).
 //!
 //! **A crash** loses what was not written: a cluster (fragment, page) is written whole when it is a second old, and a lost packet is waited
 //! for half a second, so at most two seconds. What is there plays; the next start gives such files, which have `.part` in their names, their
@@ -16,8 +18,6 @@
 //! **A full disk**, or any other error of a file, ends that recording: a log line, `distributary_failed_recordings_total`, an event in
 //! the sidecar if that can still be written; the file is made whole up to its last whole piece, if it can be. The room, its viewers and other recordings go on; the publisher's next session
 //! tries again.
-//!
-//! **A slow disk** holds up nobody for some seconds: another thread writes ([`disk`]).
 //!
 //! **Uploads** of files that have ended are another thread's ([`store`]), which finds them by looking at the folder.
 //!
@@ -35,27 +35,29 @@ pub mod files;
 mod matroska;
 mod mp4;
 mod ogg;
+mod order;
+mod part;
 mod recording;
 mod sidecar;
 pub mod store;
 mod timeline;
+mod track;
 
 use std::collections::HashMap;
-use std::slice;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::{RecordFiles, RecordPlan};
+use crate::config::RecordPlan;
 use crate::metrics::{DropReason, WorkerMetrics};
-use crate::rtp::config::MediaKind;
-use crate::units::{Micros, PeerId, TrackId, WorkerId};
+use crate::units::{Micros, PeerId, TrackId};
 use crate::worker::mail::Command;
-use crate::worker::tap::{Notice, Office, Tapped, TappedTrack};
+use crate::worker::tap::{Notice, Office, Order, RecordingId, Tapped};
 pub use complete::{EXTENSIONS, complete_all, lock, unfinished};
 pub use disk::{Disk, Writer};
-use recording::Recording;
+use order::Key;
 pub use sidecar::{UNFINISHED, folder_of};
+use track::KeyFrameWanted;
 
 /// The time, safe in a file's name.
 pub fn time_of_now() -> String {
@@ -78,11 +80,10 @@ pub struct Links {
     pub tables: Vec<Arc<WorkerMetrics>>,
 }
 
-/// Of one publisher.
-struct Entry {
-    recordings: Vec<Recording>,
-    owner: WorkerId,
-    closes: Option<Micros>,
+/// A track that packets come of: its publisher, and where they go.
+struct Stream {
+    publisher: PeerId,
+    homes: Vec<(RecordingId, Key)>,
 }
 
 /// All recordings. A state machine: [`Recorder::turn`] takes the time, everything else comes through queues.
@@ -91,8 +92,11 @@ pub struct Recorder {
     disk: Disk,
     links: Links,
     metrics: Arc<WorkerMetrics>,
-    recordings: HashMap<PeerId, Entry>,
-    by_track: HashMap<TrackId, PeerId>,
+    orders: HashMap<RecordingId, order::Order>,
+    by_room: HashMap<String, Vec<RecordingId>>,
+    streams: HashMap<TrackId, Stream>,
+    /// What to add to a publisher's clock to have the server's, once it is known.
+    offsets: HashMap<PeerId, i64>,
     epoch: i64,
     next_tick: Micros,
     missed: u64,
@@ -101,15 +105,17 @@ pub struct Recorder {
 impl Recorder {
     /// `epoch`: milliseconds of Unix time at time 0; `metrics`: a table of its own.
     pub fn new(plan: RecordPlan, disk: Disk, links: Links, metrics: Arc<WorkerMetrics>, epoch: i64) -> Recorder {
-        let (recordings, by_track) = Default::default();
-        Recorder { plan, disk, links, metrics, recordings, by_track, epoch, next_tick: Micros::ZERO, missed: 0 }
+        let (orders, by_room, streams, offsets) = Default::default();
+        Recorder { plan, disk, links, metrics, orders, by_room, streams, offsets, epoch, next_tick: Micros::ZERO, missed: 0 }
     }
 
     /// Works off what has come. Returns when to call again at the latest.
     pub fn turn(&mut self, now: Micros) -> Micros {
         let mut more = false;
         while let Ok(notice) = self.links.notices.try_recv() {
-            self.notice(notice, now);
+            if let Notice::Record(order) = notice {
+                self.order(order, now);
+            }
         }
         for worker in 0..self.links.office.tapped.len() {
             for _ in 0..TURN_ITEMS {
@@ -128,70 +134,73 @@ impl Recorder {
 
     /// Ends all files: the server stops.
     pub fn end(&mut self, now: Micros) {
-        for (_, mut entry) in self.recordings.drain() {
-            entry.end(now, &self.metrics);
+        for (_, mut order) in self.orders.drain() {
+            order.end(now, &self.metrics);
         }
-        self.by_track.clear();
+        self.streams.clear();
     }
 
-    fn notice(&mut self, notice: Notice, now: Micros) {
-        match notice {
-            Notice::Opened { publisher, owner, room, session, tracks, wish } => {
-                self.by_track.extend(tracks.iter().map(|track| (track.id, publisher)));
-                // Stopped a moment ago, and begun again; or wanted otherwise now.
-                if let Some(mut before) = self.recordings.remove(&publisher) {
-                    before.end(now, &self.metrics);
-                }
-                let (plan, disk, epoch) = (self.plan.with(&wish), self.disk.clone(), self.epoch);
-                let begin = |part_of: String, tracks: &[TappedTrack]| {
-                    Recording::new(room.clone(), session.clone(), part_of, tracks, plan.clone(), disk.clone(), epoch)
-                };
-                let recordings = match plan.files {
-                    RecordFiles::Participant => vec![begin(String::new(), &tracks)],
-                    RecordFiles::Track => {
-                        let parts = tracks.iter().enumerate();
-                        parts.map(|(index, track)| begin(format!("{}-", name_of(&tracks, index)), slice::from_ref(track))).collect()
-                    }
-                };
-                self.recordings.insert(publisher, Entry { recordings, owner, closes: None });
+    fn order(&mut self, order: Order, now: Micros) {
+        match order {
+            Order::Begin { recording, room, label, wish, present } => {
+                self.by_room.entry(room.clone()).or_default().push(recording);
+                let order = order::Order::new(room, label, self.plan.with(&wish), self.disk.clone(), present, self.epoch);
+                self.orders.insert(recording, order);
             }
-            Notice::Paused { publisher, paused } => {
-                let Some(entry) = self.recordings.get_mut(&publisher) else { return };
-                for recording in &mut entry.recordings {
-                    for wanted in recording.pause(paused, now, &self.metrics) {
-                        ask(&mut self.links.office, entry.owner, Some(wanted));
+            Order::Take { recording, publisher, tracks } => {
+                let Some(order) = self.orders.get_mut(&recording) else { return };
+                let offset = self.offsets.get(&publisher.id).copied();
+                for (track, key) in order.take(&publisher, &tracks, offset, now) {
+                    let stream = || Stream { publisher: publisher.id, homes: Vec::new() };
+                    let homes = &mut self.streams.entry(track).or_insert_with(stream).homes;
+                    if !homes.contains(&(recording, key)) {
+                        homes.push((recording, key));
                     }
                 }
             }
-            Notice::Closed { publisher } => {
-                if let Some(entry) = self.recordings.get_mut(&publisher) {
-                    entry.closes = Some(now + LINGER);
+            Order::Pause { recording, paused } => {
+                let Some(order) = self.orders.get_mut(&recording) else { return };
+                for wanted in order.pause(paused, now, &self.metrics) {
+                    ask(&mut self.links.office, wanted);
+                }
+            }
+            Order::End { recording } => {
+                if let Some(order) = self.orders.get_mut(&recording) {
+                    order.ends = Some(now + LINGER);
+                }
+            }
+            Order::Happened { room, what } => {
+                for recording in self.by_room.get(&room).into_iter().flatten() {
+                    if let Some(order) = self.orders.get_mut(recording) {
+                        order.happened(&what, now);
+                    }
                 }
             }
         }
     }
 
     fn tapped(&mut self, item: Tapped, now: Micros) {
-        let track = match &item {
-            Tapped::Media(media) => media.track,
-            Tapped::Clock { track, .. } => *track,
-            // A recorder injects nothing.
-            Tapped::KeyFrame { .. } => return,
-        };
-        let Some(entry) = self.by_track.get(&track).and_then(|publisher| self.recordings.get_mut(publisher)) else { return };
+        let Recorder { links, metrics, orders, streams, offsets, .. } = self;
         match item {
             Tapped::Media(media) => {
-                let Some(recording) = entry.recordings.iter_mut().find(|recording| recording.has(track)) else { return };
-                let wanted = recording.media(&media, now, &self.metrics);
-                ask(&mut self.links.office, entry.owner, wanted);
-            }
-            Tapped::Clock { track, encoding, clock } => {
-                // All of the publisher's go by one clock.
-                let known = entry.recordings.iter_mut().find_map(|recording| recording.clock(track, encoding, clock));
-                if let Some(offset) = known {
-                    entry.recordings.iter_mut().for_each(|recording| recording.agree(offset));
+                for (recording, key) in streams.get(&media.track).into_iter().flat_map(|stream| &stream.homes) {
+                    let recording = orders.get_mut(recording).and_then(|order| order.recordings.get_mut(key));
+                    let wanted = recording.map(|recording| recording.media(&media, now, metrics));
+                    wanted.into_iter().flatten().for_each(|wanted| ask(&mut links.office, wanted));
                 }
             }
+            Tapped::Clock { track, encoding, clock } => {
+                let Some(Stream { publisher, homes }) = streams.get(&track) else { return };
+                for (recording, key) in homes {
+                    let recording = orders.get_mut(recording).and_then(|order| order.recordings.get_mut(key));
+                    let Some(offset) = recording.and_then(|recording| recording.clock(track, encoding, clock)) else { continue };
+                    // All of the publisher's go by one clock, in all recordings.
+                    let offset = *offsets.entry(*publisher).or_insert(offset);
+                    let all = orders.values_mut().flat_map(|order| order.recordings.values_mut());
+                    all.for_each(|recording| recording.agree(*publisher, offset));
+                }
+            }
+            // A recorder injects nothing.
             Tapped::KeyFrame { .. } => {}
         }
     }
@@ -199,48 +208,41 @@ impl Recorder {
     fn tick(&mut self, now: Micros) {
         let missed = self.links.tables.iter().map(|table| table.dropped(DropReason::TapFull)).sum();
         let behind = missed - std::mem::replace(&mut self.missed, missed);
-        for entry in self.recordings.values_mut() {
-            for recording in &mut entry.recordings {
-                if behind > 0 {
-                    recording.behind(behind, now);
-                }
-                for wanted in recording.tick(now, &self.metrics) {
-                    ask(&mut self.links.office, entry.owner, Some(wanted));
+        let Recorder { links, metrics, orders, by_room, streams, offsets, .. } = self;
+        orders.retain(|id, order| {
+            for wanted in order.tick(behind, now, metrics) {
+                ask(&mut links.office, wanted);
+            }
+            let ends = order.ends.is_some_and(|at| now >= at);
+            if ends {
+                order.end(now, metrics);
+                if let Some(others) = by_room.get_mut(&order.room) {
+                    others.retain(|other| other != id);
+                    if others.is_empty() {
+                        by_room.remove(&order.room);
+                    }
                 }
             }
-        }
-        let metrics = &self.metrics;
-        self.recordings.retain(|_, entry| {
-            let closes = entry.closes.is_some_and(|at| now >= at);
-            if closes {
-                entry.end(now, metrics);
-            }
-            !closes
+            !ends
         });
-        let has = |entry: &Entry, track| entry.recordings.iter().any(|recording| recording.has(track));
-        self.by_track.retain(|track, publisher| self.recordings.get(publisher).is_some_and(|entry| has(entry, *track)));
-    }
-}
-
-impl Entry {
-    fn end(&mut self, now: Micros, metrics: &WorkerMetrics) {
-        self.recordings.iter_mut().for_each(|recording| recording.end(now, metrics));
-    }
-}
-
-/// What a track is called beside the session's others: `video`, `audio`, `video2`.
-fn name_of(tracks: &[TappedTrack], index: usize) -> String {
-    let kind = tracks[index].codec.codec.kind();
-    let name = if kind == MediaKind::Video { "video" } else { "audio" };
-    match tracks[..index].iter().filter(|track| track.codec.codec.kind() == kind).count() {
-        0 => name.to_owned(),
-        before => format!("{name}{}", before + 1),
+        let before = streams.len();
+        streams.retain(|track, stream| {
+            let has = |(recording, key): &(RecordingId, Key)| {
+                let recording = orders.get(recording).and_then(|order| order.recordings.get(key));
+                recording.is_some_and(|recording| recording.has(*track))
+            };
+            stream.homes.retain(has);
+            !stream.homes.is_empty()
+        });
+        if streams.len() < before {
+            offsets.retain(|publisher, _| streams.values().any(|stream| stream.publisher == *publisher));
+        }
     }
 }
 
 /// Asks the publisher's worker for a key frame. One that gets lost is asked for again.
-fn ask(office: &mut Office, owner: WorkerId, wanted: Option<(TrackId, u8)>) {
-    if let (Some((track, encoding)), Some(outbox)) = (wanted, office.commands.get_mut(owner.0 as usize)) {
+fn ask(office: &mut Office, KeyFrameWanted { owner, track, encoding }: KeyFrameWanted) {
+    if let Some(outbox) = office.commands.get_mut(owner.0 as usize) {
         let _ = outbox.push(Command::KeyFrame { track, encoding });
     }
 }

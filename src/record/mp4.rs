@@ -81,7 +81,6 @@ impl<W: Write + Seek> Mp4<W> {
     /// Adds a frame of track `number`, from 1. Frames of one track come in order. True if a fragment was written because of it.
     pub fn frame(&mut self, number: u8, time: i64, key: bool, data: &[u8]) -> io::Result<bool> {
         let time = time.max(0);
-        let video = self.tracks[0].entry.codec != Codec::Opus;
         let Some(track) = self.tracks.get_mut(number as usize - 1) else { return Ok(false) };
         let mut at = time as u64 * track.scale as u64 / 1_000_000;
         if let Some(last) = track.samples.last() {
@@ -93,7 +92,8 @@ impl<W: Write + Seek> Mp4<W> {
         self.end = self.end.max(time);
         let since = *self.since.get_or_insert(time);
         let bytes: usize = self.tracks.iter().map(|track| track.data.len()).sum();
-        let begins = key && video && number == 1 && self.tracks[0].samples.len() > 1;
+        let track = &self.tracks[number as usize - 1];
+        let begins = key && track.entry.codec != Codec::Opus && track.samples.len() > 1;
         let full = time - since >= FRAGMENT_MICROS || bytes > FRAGMENT_BYTES;
         if begins || full {
             self.fragment(1)?;
@@ -303,7 +303,7 @@ fn movie(tracks: &[Track], unix_millis: i64) -> io::Result<Moov> {
 }
 
 fn track_box(track_id: u32, track: &Track, created: u64) -> io::Result<Trak> {
-    let TrackEntry { codec, private, size } = &track.entry;
+    let TrackEntry { codec, private, size, title } = &track.entry;
     let (width, height) = (size.0.min(u16::MAX as u32) as u16, size.1.min(u16::MAX as u32) as u16);
     let visual = Visual { data_reference_index: 1, width, height, ..Default::default() };
     let entry = match codec {
@@ -355,5 +355,5 @@ fn track_box(track_id: u32, track: &Track, created: u64) -> io::Result<Trak> {
         height: height.into(),
         ..Default::default()
     };
-    Ok(Trak { tkhd, mdia: Mdia { mdhd, hdlr: Hdlr { handler, name: "distributary".to_owned() }, minf }, ..Default::default() })
+    Ok(Trak { tkhd, mdia: Mdia { mdhd, hdlr: Hdlr { handler, name: title.clone() }, minf }, ..Default::default() })
 }

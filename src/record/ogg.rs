@@ -38,7 +38,10 @@ impl<W: Write> Ogg<W> {
         let mut tags = b"OpusTags".to_vec();
         tags.extend_from_slice(&(name.len() as u32).to_le_bytes());
         tags.extend_from_slice(name);
-        tags.extend_from_slice(&0u32.to_le_bytes());
+        let title = format!("TITLE={}", tracks.first().map_or("", |track| &track.title));
+        tags.extend_from_slice(&1u32.to_le_bytes());
+        tags.extend_from_slice(&(title.len() as u32).to_le_bytes());
+        tags.extend_from_slice(title.as_bytes());
         ogg.packet(tags, PacketWriteEndInfo::EndPage, 0)?;
         ogg.write()?;
         Ok(ogg)
@@ -190,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_gap_keeps_the_time() {
-        let entry = TrackEntry { codec: Codec::Opus, private: b"OpusHead\x01\x02".to_vec(), size: (0, 0) };
+        let entry = TrackEntry { codec: Codec::Opus, private: b"OpusHead\x01\x02".to_vec(), size: (0, 0), title: String::new() };
         let mut file = Ogg::new(Vec::new(), &[entry]).expect("memory");
         let times = (0..100).chain(200..300).map(|index| index * 20_000);
         for time in times {

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::disk::Disk;
+use crate::limits::EVENTS_PER_SECOND;
 
 /// What a file's name ends in while it is being recorded.
 pub const UNFINISHED: &str = ".part";
@@ -14,11 +15,20 @@ pub const UNFINISHED: &str = ".part";
 /// The lines. Losing one loses no media: what cannot be written is left out.
 pub struct Sidecar {
     file: Option<Box<dyn Write + Send>>,
+    /// Told in this second of Unix time, and what was too much.
+    second: i64,
+    told: u32,
+    omitted: u64,
 }
 
 impl Sidecar {
+    /// Fails if there is one.
     pub fn create(disk: &Disk, path: &Path) -> std::io::Result<Sidecar> {
-        Ok(Sidecar { file: Some(Box::new(disk.create(path)?)) })
+        Ok(Sidecar::new(disk.create_new(path)?))
+    }
+
+    fn new(file: impl Write + Send + 'static) -> Sidecar {
+        Sidecar { file: Some(Box::new(file)), second: 0, told: 0, omitted: 0 }
     }
 
     /// Goes on behind the last line, which may have been cut off.
@@ -28,7 +38,29 @@ impl Sidecar {
         if torn {
             file.write_all(b"\n")?;
         }
-        Ok(Sidecar { file: Some(Box::new(file)) })
+        Ok(Sidecar::new(file))
+    }
+
+    /// The same as [`Sidecar::write`] for what may happen very often: [`EVENTS_PER_SECOND`] at most, and how many more there were.
+    pub fn tell(&mut self, event: &str, at: i64, unix_millis: i64, fields: Value) {
+        let second = unix_millis.div_euclid(1_000);
+        if second != self.second {
+            (self.second, self.told) = (second, 0);
+            self.settle(at, unix_millis);
+        }
+        match self.told < EVENTS_PER_SECOND {
+            true => self.write(event, at, unix_millis, fields),
+            false => self.omitted += 1,
+        }
+        self.told = self.told.saturating_add(1);
+    }
+
+    /// Tells how many events were left out, if any were.
+    pub fn settle(&mut self, at: i64, unix_millis: i64) {
+        let omitted = std::mem::take(&mut self.omitted);
+        if omitted > 0 {
+            self.write("omitted", at, unix_millis, json!({ "events": omitted }));
+        }
     }
 
     /// Writes an event. `at`: milliseconds of the recording, `unix_millis`: the wall clock then.
@@ -106,6 +138,24 @@ mod tests {
         assert_eq!(folder_of("lesson-7_a.b"), "lesson-7_a.b");
         assert_eq!(folder_of("../x"), "%2e.%2fx");
         assert_ne!(folder_of("a/b"), folder_of("a%2fb"));
+    }
+
+    #[test]
+    fn no_more_is_told_than_a_second_may_have_and_how_much_more_there_was() {
+        let path = std::env::temp_dir().join(format!("distributary-sidecar-{}.jsonl", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let disk = Disk::at_once(std::sync::Arc::default());
+        let mut sidecar = Sidecar::create(&disk, &path).unwrap();
+        assert!(Sidecar::create(&disk, &path).is_err(), "nothing is written over");
+        for number in 0..EVENTS_PER_SECOND as i64 + 5 {
+            sidecar.tell("gap", number, 5_000, json!({}));
+        }
+        sidecar.write("end", 0, 5_000, json!({}));
+        sidecar.tell("gap", 0, 6_000, json!({}));
+        let told = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(told.matches("\"gap\"").count() as u32, EVENTS_PER_SECOND + 1);
+        assert!(told.contains("\"event\":\"end\"") && told.contains("\"events\":5"), "{told}");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -494,29 +494,36 @@ pub enum Request {
     Rooms {
         reply: Reply<Vec<RoomView>>,
     },
-    /// Record who publishes in a room, now and later.
+    /// Record who publishes in a room, now and later: as the room's own recording, or under a label beside that.
     Record {
         room: String,
+        label: String,
         wish: RecordWish,
         reply: Reply<Result<Recorded, Refusal>>,
     },
     /// Keep nothing of a recorded room for now, or everything again.
     PauseRecording {
         room: String,
+        label: String,
         paused: bool,
         reply: Reply<Result<(), Refusal>>,
     },
-    /// Record one publisher, by its public id, for as long as it stays.
+    /// Record one publisher, by its public id, for as long as it stays, beside whatever else records it: all of its tracks, or those with
+    /// these sids or mids. `label` is what ends it, and what the files have in their names.
     RecordSession {
         session: String,
+        tracks: Option<Vec<String>>,
+        label: String,
+        wish: RecordWish,
         reply: Reply<Result<Recorded, Refusal>>,
     },
-    StopRecordingSession {
-        session: String,
+    StopRecordingLabelled {
+        label: String,
         reply: Reply<Result<(), Refusal>>,
     },
     StopRecording {
         room: String,
+        label: String,
         reply: Reply<Result<(), Refusal>>,
     },
     Attend {
@@ -630,24 +637,30 @@ impl Handle {
         self.ask(|reply| Request::Rooms { reply }).await.ok_or(Refusal::Busy)
     }
 
-    pub async fn record(&self, room: String, wish: RecordWish) -> Result<Recorded, Refusal> {
-        self.ask(|reply| Request::Record { room, wish, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn record(&self, room: String, label: String, wish: RecordWish) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::Record { room, label, wish, reply }).await.ok_or(Refusal::Busy)?
     }
 
-    pub async fn pause_recording(&self, room: String, paused: bool) -> Result<(), Refusal> {
-        self.ask(|reply| Request::PauseRecording { room, paused, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn pause_recording(&self, room: String, label: String, paused: bool) -> Result<(), Refusal> {
+        self.ask(|reply| Request::PauseRecording { room, label, paused, reply }).await.ok_or(Refusal::Busy)?
     }
 
-    pub async fn record_session(&self, session: String) -> Result<Recorded, Refusal> {
-        self.ask(|reply| Request::RecordSession { session, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn record_session(
+        &self,
+        session: String,
+        tracks: Option<Vec<String>>,
+        label: String,
+        wish: RecordWish,
+    ) -> Result<Recorded, Refusal> {
+        self.ask(|reply| Request::RecordSession { session, tracks, label, wish, reply }).await.ok_or(Refusal::Busy)?
     }
 
-    pub async fn stop_recording_session(&self, session: String) -> Result<(), Refusal> {
-        self.ask(|reply| Request::StopRecordingSession { session, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn stop_recording_labelled(&self, label: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::StopRecordingLabelled { label, reply }).await.ok_or(Refusal::Busy)?
     }
 
-    pub async fn stop_recording(&self, room: String) -> Result<(), Refusal> {
-        self.ask(|reply| Request::StopRecording { room, reply }).await.ok_or(Refusal::Busy)?
+    pub async fn stop_recording(&self, room: String, label: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::StopRecording { room, label, reply }).await.ok_or(Refusal::Busy)?
     }
 
     /// Whether new sessions are taken: the director has started, is not draining and has not died.

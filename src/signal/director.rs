@@ -277,6 +277,7 @@ impl Director {
             self.expire_unclaimed(now);
             self.expire_members();
             self.tidy_rooms();
+            self.tidy_recordings();
             self.publish_gauges();
         }
         if self.flush() { self.next_tick } else { now + Micros::from_millis(1) }
@@ -327,11 +328,13 @@ impl Director {
                 reply.send(session.map(|session| session.into_iter().for_each(|session| session.seen = Some(seen))));
             }
             Request::Rooms { reply } => reply.send(self.room_views(now)),
-            Request::Record { room, wish, reply } => reply.send(self.start_recording(room, wish)),
-            Request::PauseRecording { room, paused, reply } => reply.send(self.pause_recording(&room, paused)),
-            Request::RecordSession { session, reply } => reply.send(self.record_session(session)),
-            Request::StopRecordingSession { session, reply } => reply.send(self.stop_recording_session(&session)),
-            Request::StopRecording { room, reply } => reply.send(self.stop_recording(&room)),
+            Request::Record { room, label, wish, reply } => reply.send(self.start_recording(room, label, wish)),
+            Request::PauseRecording { room, label, paused, reply } => reply.send(self.pause_recording(&room, &label, paused)),
+            Request::RecordSession { session, tracks, label, wish, reply } => {
+                reply.send(self.record_session(session, tracks, label, wish));
+            }
+            Request::StopRecordingLabelled { label, reply } => reply.send(self.stop_recording_labelled(&label)),
+            Request::StopRecording { room, label, reply } => reply.send(self.stop_recording(&room, &label)),
             Request::Attend { attend, reply } => {
                 if reply.abandoned() {
                     return;
@@ -670,10 +673,10 @@ impl Director {
             // To all: others may have learnt its addresses.
             office.send(Command::Remove { peer: id });
         }
+        self.session_ended(slot, &part);
         if worker.is_none() && self.handoff.take(slot).is_some() {
             self.release(id);
         }
-        self.session_ended(slot, &part);
     }
 
     /// Nobody has the session's state any more: its slot is free.

@@ -1,7 +1,7 @@
 //! The tap: every plaintext RTP packet of chosen publishers, for a thread that is no participant (a recorder, a gateway, processing).
 //!
 //! ```text
-//!   director ──Notice──► reader      which tracks are tapped, of whom; their end
+//!   director ──Notice──► reader      which tracks are tapped, of whom; their end; and what recordings there are of them
 //!   worker ──Tapped──► reader        handles of packets, sender reports; one bounded ring from each worker
 //!   reader ──Command::KeyFrame──► worker
 //! ```
@@ -17,20 +17,22 @@
 //! Packets come as they were received: late ones late, retransmitted ones with their own number (RTX and RED are unwrapped), all
 //! encodings of a simulcast track, each with sequence numbers of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, Sender};
+mod source;
+
+use std::sync::mpsc::Receiver;
 
 use arrayvec::ArrayVec;
 use rtrb::Consumer;
 
 use super::mail::{Command, Mail, Outbox, Ufrag, Wake, ring};
-use crate::config::{RecordWish, RoomPattern};
+use crate::config::RecordWish;
 use crate::io::Waker;
 use crate::limits::{COMMANDS, QUALITIES_MAX, TAP};
 use crate::rtp::config::{CodecConfig, Rid};
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{PeerId, TrackId, WorkerId};
+pub use source::{Recording, Share, Source};
 
 /// What a worker tells of a tapped track.
 #[allow(clippy::large_enum_variant)] // a worker does not allocate boxes, and the ring holds what it holds
@@ -44,65 +46,105 @@ pub enum Tapped {
 }
 
 /// A track that is tapped.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TappedTrack {
     pub id: TrackId,
     pub codec: CodecConfig,
     /// The names of its simulcast encodings, by index; empty if they have none.
     pub rids: ArrayVec<Rid, QUALITIES_MAX>,
+    /// LiveKit's id of it; empty as long as it has none.
+    pub sid: String,
+    /// What it shows, as LiveKit names that: `camera`, `microphone`, `screen_share`, `screen_share_audio`.
+    pub source: &'static str,
 }
+
+/// Whose tracks these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    pub id: PeerId,
+    pub owner: WorkerId,
+    /// The session's name in logs and in the API.
+    pub session: String,
+    /// Who it is to the room; empty if that is not known.
+    pub identity: String,
+}
+
+/// One recording: several may have the same tracks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordingId(pub u64);
 
 /// What the director tells the reader.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// A worker has a publisher whose room matches: its packets come from now on.
-    Opened {
-        publisher: PeerId,
-        owner: WorkerId,
-        room: String,
-        /// The session's name in logs and in the API.
-        session: String,
-        tracks: Vec<TappedTrack>,
-        /// What was asked for of this room.
-        wish: RecordWish,
-    },
-    /// Nothing is to be kept of a publisher for now, or everything again.
-    Paused { publisher: PeerId, paused: bool },
-    /// The session has ended; packets still in the rings may follow.
+    /// A worker has a publisher that is to be tapped: packets of these tracks come from now on. Where it has others later, it is closed and
+    /// opened again; what it keeps goes on meanwhile.
+    Opened { publisher: Publisher, room: String, tracks: Vec<TappedTrack> },
+    /// The session has ended, or is tapped no more; packets still in the rings may follow.
     Closed { publisher: PeerId },
+    /// What of all that is tapped is to be recorded, and how: another reader than the recorder has no use for it.
+    Record(Order),
 }
 
-/// The director's end.
-pub struct Source {
-    /// Rooms whose publishers are tapped by rule.
-    pub rooms: Vec<RoomPattern>,
-    /// Rooms whose publishers are tapped because somebody asked for it.
-    pub requested: BTreeMap<String, RecordWish>,
-    /// Publishers that are tapped because somebody asked for it, by the name of their session.
-    pub sessions: BTreeSet<String>,
-    /// Rooms of which nothing is kept for now.
-    pub paused: BTreeSet<String>,
-    pub notices: Sender<Notice>,
-    pub wake: Wake,
-    /// Sessions that the reader was told of.
-    pub open: BTreeSet<PeerId>,
+/// What the recorder is told of a recording.
+#[derive(Clone, Debug)]
+pub enum Order {
+    Begin {
+        recording: RecordingId,
+        room: String,
+        /// What its files have in their names beside the publisher's; empty for a room's own recording.
+        label: String,
+        wish: RecordWish,
+        /// Identities of those who are in the room.
+        present: Vec<String>,
+    },
+    /// It has these tracks of a publisher from now on, and no others; packets of others may still be in the rings.
+    Take {
+        recording: RecordingId,
+        publisher: Publisher,
+        tracks: Vec<TappedTrack>,
+    },
+    /// Nothing is to be kept for now, or everything again.
+    Pause {
+        recording: RecordingId,
+        paused: bool,
+    },
+    End {
+        recording: RecordingId,
+    },
+    /// Something happened in a room of which something is recorded.
+    Happened {
+        room: String,
+        what: Happening,
+    },
 }
 
-impl Source {
-    pub fn new(rooms: Vec<RoomPattern>, notices: Sender<Notice>, wake: Wake) -> Source {
-        let (requested, sessions, paused, open) = Default::default();
-        Source { rooms, requested, sessions, paused, notices, wake, open }
-    }
-
-    pub fn wants(&self, room: &str) -> bool {
-        self.requested.contains_key(room) || self.rooms.iter().any(|pattern| pattern.matches(room))
-    }
-
-    pub fn tell(&self, notice: Notice) {
-        // A reader that has ended needs no notices.
-        let _ = self.notices.send(notice);
-        (self.wake)();
-    }
+/// What is told beside a recording of those who are in the room, by their identities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    Joined {
+        identity: String,
+    },
+    Left {
+        identity: String,
+    },
+    Published {
+        identity: String,
+        sid: String,
+        source: &'static str,
+    },
+    Unpublished {
+        identity: String,
+        sid: String,
+        source: &'static str,
+    },
+    Muted {
+        identity: String,
+        sid: String,
+        source: &'static str,
+        muted: bool,
+    },
+    /// These speak now and nobody else, the loudest first, each with its level in dBov.
+    Speakers(Vec<(String, i8)>),
 }
 
 /// The reader's ends, by worker.

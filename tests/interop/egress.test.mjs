@@ -14,7 +14,8 @@ import {
 } from 'livekit-server-sdk';
 import { EgressInfo, ListEgressRequest, ListEgressResponse } from '@livekit/protocol';
 import { chromium, closePages, publish } from '../browser/browsers.mjs';
-import { KEY, OUT, SECRET, freeTcpPort, pause, serve, until } from '../browser/server.mjs';
+import { KEY, OUT, SECRET, TESTS, freeTcpPort, pause, serve, until } from '../browser/server.mjs';
+import { endClients, start } from './clients.mjs';
 
 const OTHER = ['other-key', 'another-secret-of-the-tests-32-bytes'];
 const root = mkdtempSync(path.join(tmpdir(), 'distributary-egress-'));
@@ -63,6 +64,7 @@ before(async () => {
   client = new EgressClient(server.url, KEY, SECRET);
 });
 afterEach(closePages);
+afterEach(endClients);
 after(async () => {
   await browser?.close();
   await server?.stop();
@@ -167,13 +169,55 @@ test('an egress of tracks ends with its publisher, and of a publisher that is th
   const of = Object.fromEntries(results.map(([egressId, [file]]) => [egressId, file]));
   assert.equal(of[single.egressId].filename, `one/${mid('video')}.webm`);
   assert.match(of[composite.egressId].filename, /^tracks\/\w+-\w+-[\w-]+\.webm$/);
-  for (const { location } of Object.values(of)) assert.deepEqual(probe(location).codecs, ['opus', 'vp8']);
+  assert.deepEqual([composite, single].map(({ egressId }) => probe(of[egressId].location).codecs), [['opus', 'vp8'], ['vp8']]);
+  assert.ok(probe(of[composite.egressId].location).seconds > probe(of[single.egressId].location).seconds + 1, 'each ends when it is stopped');
   await participant('tracks', 'bob');
   await pause(2_500);
   const token = new AccessToken(KEY, SECRET);
   token.addGrant({ roomRecord: true });
   const response = await fetch(`${server.url}/api/v1/recordings?room=tracks`, { headers: { authorization: `Bearer ${await token.toJwt()}` } });
-  assert.equal((await response.json()).recordings.length, 1);
+  assert.equal((await response.json()).recordings.length, 2);
+});
+
+test('of a LiveKit member each egress has what it was asked for, all at a time', { timeout: 120_000 }, async () => {
+  const token = new AccessToken(KEY, SECRET, { identity: 'node' });
+  token.addGrant({ room: 'member', roomJoin: true });
+  start('egress-node', process.execPath, [
+    path.join(TESTS, 'interop', 'livekit_client.mjs'), server.url.replace('http', 'ws'), await token.toJwt(), 40,
+  ]);
+  let tracks = [];
+  await until('it publishes both', 30_000, async () => {
+    tracks = (await sessions('member')).flatMap((session) => session.tracks).filter(({ direction, sid }) => direction === 'in' && sid);
+    return tracks.length === 2;
+  });
+  const sid = (kind) => tracks.find((track) => track.kind === kind).sid;
+  const begun = {
+    sound: await client.startTrackEgress('member', new DirectFileOutput({ filepath: 'only/sound' }), sid('audio')),
+    picture: await client.startTrackEgress('member', new DirectFileOutput({ filepath: 'only/picture' }), sid('video')),
+    all: await client.startParticipantEgress('member', 'node', { file: new EncodedFileOutput({ filepath: 'all' }) }),
+    both: await client.startTrackCompositeEgress('member', new EncodedFileOutput({}), { audioTrackId: sid('audio'), videoTrackId: sid('video') }),
+    again: await client.startTrackEgress('member', new DirectFileOutput({}), sid('audio')),
+  };
+  const active = async () => (await client.listEgress({ roomName: 'member', active: true })).filter(({ status }) => status === EgressStatus.EGRESS_ACTIVE).length;
+  await until('all are active', 20_000, async () => (await active()) === 5, log);
+  await pause(3_000);
+  // One after the other is stopped, and the rest goes on.
+  for (const [count, name] of Object.keys(begun).entries()) {
+    await client.stopEgress(begun[name].egressId);
+    await until(`${name} is complete`, 15_000, async () => (await listed(begun[name].egressId)).status === EgressStatus.EGRESS_COMPLETE, log);
+    assert.equal(await active(), 4 - count);
+  }
+  const results = {};
+  for (const [name, { egressId }] of Object.entries(begun)) {
+    const { fileResults, error } = await listed(egressId);
+    assert.deepEqual([fileResults.length, error], [1, ''], name);
+    results[name] = { ...probe(fileResults[0].location), extension: path.extname(fileResults[0].location) };
+  }
+  console.log(JSON.stringify(results));
+  const codecs = Object.fromEntries(Object.entries(results).map(([name, result]) => [name, [...result.codecs, result.extension].join(' ')]));
+  assert.deepEqual(codecs, { sound: 'opus .ogg', picture: 'vp8 .webm', all: 'opus vp8 .webm', both: 'opus vp8 .webm', again: 'opus .ogg' });
+  assert.ok(results.again.seconds > results.sound.seconds + 1, 'each ends when it is stopped');
+  assert.ok(Object.values(results).every(({ seconds }) => seconds > 2.5));
 });
 
 test('what cannot be done is refused with a code and a reason', { timeout: 60_000 }, async () => {
@@ -187,7 +231,8 @@ test('what cannot be done is refused with a code and a reason', { timeout: 60_00
     [() => client.startTrackEgress('refusals', 'ws://127.0.0.1/x', 'TR_x'), 400, 'invalid_argument', /a WebSocket is no output/],
     [() => participantWith({ stream: new StreamOutput({ protocol: StreamProtocol.RTMP, urls: ['rtmp://x/y'] }) }), 400, 'invalid_argument', /a stream is no output/],
     [() => participantWith({ file: new EncodedFileOutput({ filepath: '../x' }) }), 400, 'invalid_argument', /begins with a dot/],
-    [() => participantWith({ file: new EncodedFileOutput({ fileType: EncodedFileType.MP4 }) }), 400, 'invalid_argument', /record\.format/],
+    [() => participantWith({ file: new EncodedFileOutput({ fileType: EncodedFileType.MP4 }) }), 400, 'invalid_argument', /VP8.*WebM/],
+    [() => participantWith({ file: new EncodedFileOutput({ fileType: EncodedFileType.OGG }) }), 400, 'invalid_argument', /record\.format/],
     [() => participantWith({ file: new EncodedFileOutput({ output: { case: 's3', value: new S3Upload({ bucket: 'b' }) } }) }), 400, 'invalid_argument', /record\.s3/],
     [() => participantWith(file(), { encodingOptions: EncodingOptionsPreset.H264_1080P_30 }), 400, 'invalid_argument', /leave them out/],
     [() => participantWith(file(), { webhooks: [{ url: 'http://127.0.0.1:1/', signingKey: 'nobodys' }] }), 400, 'invalid_argument', /no API key/],

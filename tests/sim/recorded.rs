@@ -16,7 +16,7 @@ use distributary::rtp::media::Media;
 use distributary::units::{ExtendedSequence, Micros, PayloadType, PeerId, TrackId, WorkerId};
 use distributary::wire::{av1, h264, rtp, vp8, vp9};
 use distributary::worker::mail::{Command as Order, Outbox, ring};
-use distributary::worker::tap::{Notice, Office, Tapped, TappedTrack};
+use distributary::worker::tap::{Notice, Office, Order as Recorded, Publisher, RecordingId, Tapped, TappedTrack};
 
 /// A folder of its own, gone at the end.
 pub struct Folder(pub PathBuf);
@@ -166,6 +166,7 @@ pub struct Feed {
     pub asked: rtrb::Consumer<Order>,
     arena: Slots,
     publishers: u32,
+    recordings: u64,
     tracks: Vec<(TrackId, Codec)>,
 }
 
@@ -177,17 +178,30 @@ impl Feed {
         let office = Office { commands: vec![commands], tapped: vec![tapped] };
         let links = Links { notices: noticed, office, tables: Vec::new() };
         let recorder = Recorder::new(plan, Disk::at_once(Arc::default()), links, Arc::<WorkerMetrics>::default(), 0);
-        Feed { recorder, outbox, notices, asked, arena: Arena::leak(8192), publishers: 0, tracks: Vec::new() }
+        Feed { recorder, outbox, notices, asked, arena: Arena::leak(8192), publishers: 0, recordings: 0, tracks: Vec::new() }
     }
 
     /// A publisher of these codecs comes, in place of the one there was.
     pub fn publish(&mut self, room: &str, codecs: &[Codec]) {
         self.leave();
+        self.tracks.clear();
+        let recording = self.begin(room, "", RecordWish::default());
+        let (publisher, tracks) = self.publisher("", codecs);
+        self.order(Recorded::Take { recording, publisher, tracks });
+    }
+
+    pub fn begin(&mut self, room: &str, label: &str, wish: RecordWish) -> RecordingId {
+        self.recordings += 1;
+        let recording = RecordingId(self.recordings);
+        let (room, label, present) = (room.to_owned(), label.to_owned(), Vec::new());
+        self.order(Recorded::Begin { recording, room, label, wish, present });
+        recording
+    }
+
+    /// A publisher whose tracks follow those there are in number. It is in no recording yet.
+    pub fn publisher(&mut self, identity: &str, codecs: &[Codec]) -> (Publisher, Vec<TappedTrack>) {
         self.publishers += 1;
         let generation = self.publishers;
-        let publisher = PeerId { slot: 0, generation };
-        let id = |slot: usize| TrackId { slot: slot as u32, generation };
-        self.tracks = codecs.iter().enumerate().map(|(slot, codec)| (id(slot), *codec)).collect();
         let config = |codec: Codec| CodecConfig {
             codec,
             payload_type: PayloadType(96),
@@ -197,17 +211,29 @@ impl Feed {
             format: Format::Any,
             feedback: Feedback::default(),
         };
-        let tracks = self.tracks.iter().map(|(id, codec)| TappedTrack { id: *id, codec: config(*codec), rids: Default::default() });
-        let (room, session, wish) = (room.to_owned(), format!("session{generation}"), RecordWish::default());
-        let opened = Notice::Opened { publisher, owner: WorkerId(0), room, session, tracks: tracks.collect(), wish };
-        self.notices.send(opened).expect("a recorder");
+        let track = |(slot, codec): (usize, &Codec)| TappedTrack {
+            id: TrackId { slot: slot as u32, generation },
+            codec: config(*codec),
+            rids: Default::default(),
+            sid: String::new(),
+            source: if *codec == Codec::Opus { "microphone" } else { "camera" },
+        };
+        let tracks: Vec<TappedTrack> = codecs.iter().enumerate().map(track).collect();
+        self.tracks.extend(tracks.iter().map(|track| (track.id, track.codec.codec)));
+        let id = PeerId { slot: 0, generation };
+        let publisher =
+            Publisher { id, owner: WorkerId(0), session: format!("session{generation}"), identity: identity.to_owned() };
+        (publisher, tracks)
     }
 
     pub fn leave(&mut self) {
         if !self.tracks.is_empty() {
-            let publisher = PeerId { slot: 0, generation: self.publishers };
-            self.notices.send(Notice::Closed { publisher }).expect("a recorder");
+            self.order(Recorded::End { recording: RecordingId(self.recordings) });
         }
+    }
+
+    pub fn order(&self, order: Recorded) {
+        self.notices.send(Notice::Record(order)).expect("a recorder");
     }
 
     /// One packet of the publisher's track of that index.
@@ -220,19 +246,26 @@ impl Feed {
 
     /// The packets of several tracks, each at the time that it says, the first of each at `from`; and the time of the last.
     pub fn all(&mut self, tracks: &[&[Vec<u8>]], from: Micros) -> Micros {
-        let mut timed: Vec<(Micros, usize, &[u8])> = Vec::new();
-        for (track, packets) in tracks.iter().enumerate() {
-            let rate = clock_rate(self.tracks[track].1);
-            let first = packets.first().map(|bytes| time_of(bytes));
-            let at = |bytes: &[u8]| from + Micros(time_of(bytes).wrapping_sub(first.unwrap_or(0)) as u64 * 1_000_000 / rate);
-            timed.extend(packets.iter().map(|bytes| (at(bytes), track, bytes.as_slice())));
-        }
-        timed.sort_by_key(|(at, ..)| *at);
+        let streams: Vec<_> =
+            tracks.iter().enumerate().map(|(track, packets)| (track, self.tracks[track].1, *packets, from)).collect();
+        let timed = timed(&streams);
         for (at, track, bytes) in &timed {
             self.packet(*track, bytes, *at);
         }
         timed.last().map_or(from, |(at, ..)| *at)
     }
+}
+
+/// The packets of several tracks in order of time, each at the time that it says, the first of each when that one begins.
+pub fn timed<'a>(streams: &[(usize, Codec, &'a [Vec<u8>], Micros)]) -> Vec<(Micros, usize, &'a [u8])> {
+    let mut timed: Vec<(Micros, usize, &[u8])> = Vec::new();
+    for (track, codec, packets, from) in streams {
+        let first = packets.first().map_or(0, |bytes| time_of(bytes));
+        let at = |bytes: &[u8]| *from + Micros(time_of(bytes).wrapping_sub(first) as u64 * 1_000_000 / clock_rate(*codec));
+        timed.extend(packets.iter().map(|bytes| (at(bytes), *track, bytes.as_slice())));
+    }
+    timed.sort_by_key(|(at, ..)| *at);
+    timed
 }
 
 pub fn clock_rate(codec: Codec) -> u64 {

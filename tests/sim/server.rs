@@ -263,13 +263,23 @@ impl Server {
     }
 
     pub fn record(&mut self, room: &str, wish: RecordWish) -> Result<Recorded, Refusal> {
-        let (handle, room) = (self.handle.clone(), room.to_owned());
-        self.ask(async move { handle.record(room, wish).await })
+        self.record_as(room, "", wish)
+    }
+
+    /// Under a label.
+    pub fn record_as(&mut self, room: &str, label: &str, wish: RecordWish) -> Result<Recorded, Refusal> {
+        let (handle, room, label) = (self.handle.clone(), room.to_owned(), label.to_owned());
+        self.ask(async move { handle.record(room, label, wish).await })
+    }
+
+    pub fn stop_recording(&mut self, room: &str, label: &str) -> Result<(), Refusal> {
+        let (handle, room, label) = (self.handle.clone(), room.to_owned(), label.to_owned());
+        self.ask(async move { handle.stop_recording(room, label).await })
     }
 
     pub fn pause_recording(&mut self, room: &str, paused: bool) -> Result<(), Refusal> {
         let (handle, room) = (self.handle.clone(), room.to_owned());
-        self.ask(async move { handle.pause_recording(room, paused).await })
+        self.ask(async move { handle.pause_recording(room, String::new(), paused).await })
     }
 
     /// What `/readyz` says.

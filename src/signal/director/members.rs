@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::rooms::Room;
 use super::transports::Watching;
 use super::{Director, Part};
+use crate::room::speaker::Activity;
 use crate::rtp::config::{Codec, CodecConfig, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::{Micros, TrackId};
@@ -377,20 +378,24 @@ impl Director {
         }
     }
 
+    /// Those who speak in a room now.
+    pub(super) fn speaking<'a>(&self, room: &'a Room) -> Vec<(&'a Member, Activity)> {
+        let activity = |member: &'a Member| {
+            let session = member.publisher.and_then(|slot| self.sessions.get(&slot))?;
+            Some((member, room.speakers.activity(session.sound()?, self.now)))
+        };
+        room.members.values().filter_map(activity).filter(|(_, activity)| activity.speaking).collect()
+    }
+
     /// Tells members who speaks, if that has changed.
     pub(super) fn tell_speakers(&mut self, name: &str) {
-        let now = self.now;
         let Some(room) = self.rooms.get(name).filter(|room| room.members.values().any(|member| !member.whip)) else { return };
-        let mut speakers = Vec::new();
-        for member in room.members.values() {
-            let Some(session) = member.publisher.and_then(|slot| self.sessions.get(&slot)) else { continue };
-            let Some(activity) = session.sound().map(|track| room.speakers.activity(track, now)) else { continue };
-            if activity.speaking {
-                // RFC 6464 levels are in dB below full scale; LiveKit's are linear.
-                let level = 10f32.powf(-f32::from(activity.level.below_full) / 20.0);
-                speakers.push(proto::SpeakerInfo { sid: member.sid.clone(), level: level.clamp(0.0, 1.0), active: true });
-            }
-        }
+        let info = |(member, activity): (&Member, Activity)| {
+            // RFC 6464 levels are in dB below full scale; LiveKit's are linear.
+            let level = 10f32.powf(-f32::from(activity.level.below_full) / 20.0);
+            proto::SpeakerInfo { sid: member.sid.clone(), level: level.clamp(0.0, 1.0), active: true }
+        };
+        let mut speakers: Vec<_> = self.speaking(room).into_iter().map(info).collect();
         let speaking: Vec<String> = speakers.iter().map(|speaker| speaker.sid.clone()).collect();
         if speaking.is_empty() && room.speaking.is_empty() {
             return;

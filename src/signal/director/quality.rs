@@ -101,8 +101,10 @@ impl Director {
                 };
                 let fed = room.members.values().filter(|other| other.subscriber.as_ref().is_some_and(feeds));
                 let best = fed.filter_map(|other| self.quality_wanted(name, &other.identity, track)).max();
-                // Viewers without an account of what they want get all.
-                let best = if room.viewers.iter().any(feeds) { Some(2) } else { best };
+                // Viewers without an account of what they want get all, and so do recordings.
+                let is_tapped =
+                    member.publisher.and_then(|slot| self.sessions.get(&slot)).map(|session| self.is_tapped(session.id, track));
+                let best = if room.viewers.iter().any(feeds) || is_tapped == Some(true) { Some(2) } else { best };
                 let wanted = best.map_or(0, |best| best + 1);
                 if publication.told != Some(wanted) {
                     changed.push((member.identity.clone(), publication.info.sid.clone(), wanted));

@@ -28,6 +28,8 @@ pub(super) struct Room {
     pub speakers: Speakers,
     /// What members were last told of who speaks: ids of members.
     pub speaking: Vec<String>,
+    /// And recordings: identities, in order.
+    pub noted: Vec<String>,
     /// Of a room that was made by request or has had members: how it is kept, and what is told of it.
     pub settings: RoomSettings,
     /// Since when nobody is in it.
@@ -54,8 +56,8 @@ impl Room {
         // Levels come with the statistics, once a second.
         let speakers = Speakers::new(SPEAKERS_MAX, Micros::from_millis(1_500));
         let (viewers, members, settings) = Default::default();
-        let (publisher, stage, empty, speaking, used) = (None, None, Some(now), Vec::new(), false);
-        Room { sid, since: now, publisher, viewers, members, stage, speakers, speaking, settings, empty, used }
+        let (publisher, stage, empty, speaking, noted, used) = (None, None, Some(now), Vec::new(), Vec::new(), false);
+        Room { sid, since: now, publisher, viewers, members, stage, speakers, speaking, noted, settings, empty, used }
     }
 
     pub fn len(&self) -> usize {
@@ -115,7 +117,6 @@ impl Director {
             room.publisher = None;
         }
         self.set_stage(&name);
-        self.tidy_room(&name);
     }
 
     /// A room in which nobody is left goes, unless it is to stay for a while.
@@ -150,6 +151,7 @@ impl Director {
         room.speakers.settle(now);
         self.set_stage(&name);
         self.tell_speakers(&name);
+        self.note_speakers(&name);
     }
 
     /// Shows the viewers whoever is to be on stage now.
@@ -205,14 +207,13 @@ impl Director {
         self.sessions.get(&self.rooms.get(&viewer.room)?.stage?)
     }
 
-    /// What a session publishes has changed: viewers and members are given it, a recording of it begins anew.
+    /// What a session publishes has changed: viewers and members are given it, and so are recordings.
     pub(super) fn published(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
-        let (id, room, worker, tracks) = (session.id, session.room.clone(), session.worker, session.tracks.clone());
-        self.close_tap(id);
+        let (room, worker, tracks) = (session.room.clone(), session.worker, session.tracks.clone());
         if let Some(worker) = worker {
             tracks.iter().for_each(|track| self.own_track(*track, worker));
-            self.open_tap(slot, worker);
+            self.tap(slot);
         }
         self.set_stage(&room);
         let on_stage = self.rooms.get(&room).filter(|room| room.stage == Some(slot));
@@ -230,11 +231,8 @@ impl Director {
     /// Undoes [`Director::connect_media`].
     pub(super) fn disconnect_media(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
-        let (publisher, tracks, room) = (session.id, session.tracks.clone(), session.room.clone());
-        self.close_tap(publisher);
-        if let (Some(source), Some(session)) = (&mut self.tap, self.sessions.get(&slot)) {
-            source.sessions.remove(&session.name);
-        }
+        let (tracks, room) = (session.tracks.clone(), session.room.clone());
+        self.tap(slot);
         self.starve_all(slot);
         for id in tracks {
             if let Some(room) = self.rooms.get_mut(&room) {

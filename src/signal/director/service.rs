@@ -116,11 +116,15 @@ impl Director {
         let no_track = || Refusal::NoSuchTrack { sid: asked.track_sid.clone() };
         let member = self.member_mut(&asked.room, &asked.identity).ok_or_else(no_track)?;
         let publication = member.publication_of(&asked.track_sid).ok_or_else(no_track)?;
+        let changed = publication.info.muted != asked.muted;
         publication.info.muted = asked.muted;
         let info = publication.info.clone();
         // Its client does it: what is muted is not sent.
         member.tell(Message::Mute(proto::MuteTrackRequest { sid: asked.track_sid.clone(), muted: asked.muted }));
         self.tell_of(&asked.room, &asked.identity);
+        if changed {
+            self.note_mute(&asked.room, &asked.identity, &info);
+        }
         Ok(RoomAnswer::Track(info))
     }
 
@@ -193,7 +197,7 @@ impl Director {
         Ok(RoomAnswer::Done)
     }
 
-    /// Tells the application what happened, if it wants to know.
+    /// Tells recordings what happened, and the application, if it wants to know.
     pub(super) fn happened(
         &self,
         event: &str,
@@ -201,6 +205,9 @@ impl Director {
         participant: Option<proto::ParticipantInfo>,
         track: Option<proto::TrackInfo>,
     ) {
+        if let Some(member) = &participant {
+            self.note(event, room, member, track.as_ref());
+        }
         let Some(happenings) = &self.happenings else { return };
         let room = self.room_info(room).or_else(|| Some(proto::Room { name: room.to_owned(), ..Default::default() }));
         let event = proto::WebhookEvent { event: event.to_owned(), room, participant, track, ..Default::default() };

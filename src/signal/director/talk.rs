@@ -171,6 +171,8 @@ impl Director {
             self.published(slot);
         }
         if changed {
+            // What the tracks are called is known only now.
+            self.tap(slot);
             self.tell_of(room, identity);
             self.resubscribe(room);
             self.set_stage(room);
@@ -189,7 +191,9 @@ impl Director {
         let Some(publication) = member.publication_of(sid) else { return };
         if publication.info.muted != muted {
             publication.info.muted = muted;
+            let info = publication.info.clone();
             self.tell_of(room, identity);
+            self.note_mute(room, identity, &info);
         }
     }
 

@@ -63,7 +63,7 @@ fn director(requests: Receiver<Request>, seen: Seen) {
             }
             Request::Record { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::RecordSession { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
-            Request::StopRecordingSession { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
+            Request::StopRecordingLabelled { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::PauseRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::StopRecording { reply, .. } => reply.send(Err(Refusal::NoRecorder)),
             Request::Attend { attend, reply } => {

@@ -2,8 +2,8 @@
 //! `ListEgress`, `StopEgress`. What wants a browser or a transcoder (room composites, web pages, streams, segments, images, encoding
 //! options) is refused with a sentence that says so.
 //!
-//! An egress is a recording of [`crate::record`] that somebody has asked for by its publisher or track ([`Sources`]). Files come as they are
-//! received, in the server's format, and lie where `record.folder` and `record.s3` say; `filepath` is what they are called besides: the
+//! An egress is a recording of [`crate::record`] that somebody has asked for by its publisher or track ([`Sources`]), beside whatever else
+//! records the same. Files come as they are received, in the server's format or in MP4, and lie where `record.folder` and `record.s3` say; `filepath` is what they are called besides: the
 //! object's name in the store, or, without one, a second name (a hard link) below the folder.
 //!
 //! Egresses are known until the server ends, [`EGRESSES_MAX`] of them: an ended one makes room for another. What they recorded stays in any
@@ -52,6 +52,7 @@ pub struct Egress {
 #[derive(Clone)]
 struct Job {
     info: proto::EgressInfo,
+    wanted: Wanted,
     /// Id of the session that is recorded.
     session: String,
     name: Name,
@@ -139,12 +140,13 @@ impl Egress {
         asked: Asked,
     ) -> Result<proto::EgressInfo, Fault> {
         let hooks = hooks.into_iter().map(|hook| self.hook(hook)).collect::<Result<Vec<Target>, Fault>>()?;
-        let file = wanted_file(file, self.sources.format())?;
+        let file = wanted_file(file)?;
         self.make_room()?;
-        let session = self.sources.start(&wanted).await?;
+        let egress_id = format!("EG_{}", super::random_id());
+        let session = self.sources.start(&wanted, &egress_id, file.format()).await?;
         let now = unix_nanos();
         let info = proto::EgressInfo {
-            egress_id: format!("EG_{}", super::random_id()),
+            egress_id,
             room_name: wanted.room.clone(),
             source_type: proto::EgressSourceType::Sdk as i32,
             status: EgressStatus::EgressStarting as i32,
@@ -154,8 +156,8 @@ impl Egress {
             ..Default::default()
         };
         let name = Name::new(file, &wanted, &session);
-        let job = Job { info: info.clone(), session, name, hooks, pieces: Vec::new() };
-        tracing::info!(egress = info.egress_id, room = wanted.room, session = job.session, "egress begun");
+        tracing::info!(egress = info.egress_id, room = wanted.room, session, "egress begun");
+        let job = Job { info: info.clone(), wanted, session, name, hooks, pieces: Vec::new() };
         self.tell("egress_started", &job);
         self.jobs().insert(info.egress_id.clone(), job);
         Ok(info)
@@ -195,7 +197,7 @@ impl Egress {
             job.clone()
         };
         self.tell("egress_updated", &job);
-        self.release(&job).await;
+        self.sources.stop(id).await;
         Ok(job.info)
     }
 
@@ -225,17 +227,6 @@ impl Egress {
         }
     }
 
-    /// Ends the recording of an egress, unless another one goes on with it.
-    async fn release(&self, job: &Job) {
-        let shared = self.jobs().values().any(|other| {
-            let goes_on = matches!(other.info.status(), EgressStatus::EgressStarting | EgressStatus::EgressActive);
-            other.session == job.session && other.info.egress_id != job.info.egress_id && goes_on
-        });
-        if !shared {
-            self.sources.stop(&job.session).await;
-        }
-    }
-
     /// Sees what has become of the recordings.
     async fn look(&self) {
         let active: Vec<Job> = self.jobs().values().filter(|job| job.is_active()).cloned().collect();
@@ -244,8 +235,8 @@ impl Egress {
         }
         let Some(publishing) = self.sources.publishing().await else { return };
         for mut job in active {
-            let (before, there) = (job.info.clone(), publishing.contains(&job.session));
-            let pieces = self.sources.pieces(&job.info.room_name, &job.session).await;
+            let (before, there) = (job.info.clone(), job.wanted.is_there(&job.session, &publishing));
+            let pieces = self.sources.pieces(&job.info.room_name, &job.info.egress_id).await;
             job.see(pieces);
             self.follow(&mut job, there);
             let ended = !job.is_active();
@@ -258,7 +249,7 @@ impl Egress {
                 }
             }
             if ended && before.status() != EgressStatus::EgressEnding {
-                self.release(&job).await;
+                self.sources.stop(&job.info.egress_id).await;
             }
             if job.info.status() != before.status() {
                 tracing::info!(
@@ -272,7 +263,7 @@ impl Egress {
         }
     }
 
-    /// `there`: its session still publishes.
+    /// `there`: what it records is still published.
     fn follow(&self, job: &mut Job, there: bool) {
         let pieces = job.pieces.clone();
         let status = job.info.status();

@@ -100,16 +100,20 @@ fn uploads_by_config(asked: bool) -> Result<(), Fault> {
     if asked { Err(Fault::invalid(text)) } else { Ok(()) }
 }
 
-/// Checks what depends on the server's format, and the path.
-pub fn wanted_file(file: File, format: RecordFormat) -> Result<File, Fault> {
-    match (file.kind, format) {
-        (EncodedFileType::DefaultFiletype, _) | (EncodedFileType::Mp4, RecordFormat::Mp4) => {}
-        (kind, format) => {
-            let (kind, format) = (kind.as_str_name(), format.name());
-            return Err(Fault::invalid(format!(
-                "file_type {kind}: this server records into {format} (record.format), sound alone into Ogg. Leave file_type out."
-            )));
-        }
+impl File {
+    /// What was asked for in place of the server's own format.
+    pub fn format(&self) -> Option<RecordFormat> {
+        (self.kind == EncodedFileType::Mp4).then_some(RecordFormat::Mp4)
+    }
+}
+
+/// Checks its type, and the path.
+pub fn wanted_file(file: File) -> Result<File, Fault> {
+    if !matches!(file.kind, EncodedFileType::DefaultFiletype | EncodedFileType::Mp4) {
+        return Err(Fault::invalid(format!(
+            "file_type {}: this server records into MP4 if that is asked for, else as record.format says, sound alone into Ogg. Leave file_type out.",
+            file.kind.as_str_name()
+        )));
     }
     let filepath = clean(&file.filepath)?;
     Ok(File { filepath, ..file })
@@ -257,8 +261,9 @@ mod tests {
         assert!(refused(proto::ParticipantEgressRequest { options, ..asked() }).contains("leave them out"));
         let two = vec![proto::EncodedFileOutput::default(); 2];
         assert!(refused(proto::ParticipantEgressRequest { file_outputs: two, ..asked() }).contains("not several"));
-        let file = File { filepath: String::new(), kind: EncodedFileType::Mp4 };
-        assert!(wanted_file(file.clone(), RecordFormat::Mp4).is_ok());
-        assert!(wanted_file(file, RecordFormat::Webm).unwrap_err().message.contains("record.format"));
+        let file = |kind| File { filepath: String::new(), kind };
+        assert_eq!(wanted_file(file(EncodedFileType::Mp4)).unwrap().format(), Some(RecordFormat::Mp4));
+        assert_eq!(wanted_file(file(EncodedFileType::DefaultFiletype)).unwrap().format(), None);
+        assert!(wanted_file(file(EncodedFileType::Ogg)).unwrap_err().message.contains("record.format"));
     }
 }
