@@ -30,15 +30,17 @@ function claps(file) {
 
 /**
  * Holds a clapperboard's file against what it has to say: each flash is at its beep, and that does not change. Returns how far each is after
- * it, in milliseconds. `lost`: so many claps may be missing.
+ * it, in milliseconds. `lost`: so many claps may be missing; `tardy`: of ten seconds so many may have come from the source like that, a busy
+ * browser that draws its flash late.
  */
-export function together(what, file, seconds, lost = 0) {
+export function together(what, file, seconds, { lost = 0, tardy = 0 } = {}) {
   const { flashes, beeps } = claps(file);
   const apart = flashes.map((flash) => flash - beeps.reduce((best, beep) => (Math.abs(beep - flash) < Math.abs(best - flash) ? beep : best), Infinity));
   // Half a second away is another clap's, the one that belongs to it is before the beginning, behind the end, or lost.
   const inside = apart.filter((ms) => Math.abs(ms) < 500);
   console.log(`${what}: flash after beep, ms: ${inside.map((ms) => ms.toFixed(0)).join(' ')}`);
   assert.ok(inside.length >= seconds - 3 - lost, `${what}: ${inside.length} claps in ${seconds} s`);
-  assert.ok(inside.every((ms) => Math.abs(ms) <= APART_MAX), `${what}: ${inside}`);
+  const off = inside.filter((ms) => Math.abs(ms) > APART_MAX);
+  assert.ok(off.length <= Math.ceil((tardy * seconds) / 10), `${what}: ${inside}`);
   return inside;
 }
