@@ -67,7 +67,7 @@ impl<T> Drop for Handoff<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;

@@ -114,7 +114,7 @@ fn transparent_allowed() -> bool {
     fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|choices| !choices.contains("[never]"))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
 

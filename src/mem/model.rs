@@ -1,7 +1,7 @@
 //! Every interleaving that the memory model allows of what cores do to each other here, tried by loom:
 //!
 //! ```text
-//! cargo test --lib --features model mem::model
+//! cargo test -p distributary-model
 //! ```
 
 use loom::sync::Arc;
