@@ -78,6 +78,7 @@ pub struct Plan {
     pub joins_per_minute: u32,
     /// Codecs negotiated, never empty.
     pub codecs: Vec<Codec>,
+    pub room: RoomPlan,
     /// What is recorded; none: nothing is.
     pub record: Option<RecordPlan>,
     /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
@@ -118,6 +119,7 @@ impl Default for Plan {
             load_max: 100,
             joins_per_minute: 0,
             codecs: ALL_CODECS.to_vec(),
+            room: RoomPlan::default(),
             record: None,
             storage: None,
             webhook: WebhookPlan::default(),
@@ -125,6 +127,17 @@ impl Default for Plan {
             warnings: Vec::new(),
         }
     }
+}
+
+/// How many of the others members of a room are sent at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomPlan {
+    /// Rooms that this is for; in others everybody is sent everything.
+    pub names: Vec<RoomPattern>,
+    /// Of those who speak; 0: all.
+    pub speakers: usize,
+    /// Cameras, of those who spoke last; 0: all.
+    pub last_n: usize,
 }
 
 /// What is recorded, and where.

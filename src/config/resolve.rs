@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, StoragePlan, TlsFiles, WebhookPlan};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, RoomPlan, Steer, StoragePlan, TlsFiles, WebhookPlan};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -77,6 +77,11 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         load_max: settings.limits_load as u64,
         joins_per_minute: settings.limits_joins_per_minute as u32,
         codecs: settings.media_codecs.clone(),
+        room: RoomPlan {
+            names: settings.room_names.iter().cloned().map(RoomPattern).collect(),
+            speakers: settings.room_speakers,
+            last_n: settings.room_last_n,
+        },
         record: record(settings)?,
         storage: storage(settings, &mut warnings)?,
         log: LogPlan { format: settings.log_format, level: settings.log_level.clone() },

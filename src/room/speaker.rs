@@ -169,6 +169,11 @@ impl Speakers {
         self.dominant
     }
 
+    /// Whether anybody speaks.
+    pub fn anybody(&self) -> bool {
+        self.voices.iter().any(|voice| voice.speaking)
+    }
+
     /// The `N` most active tracks that speak, most active first.
     pub fn loudest<const N: usize>(&self, now: Micros) -> ArrayVec<TrackId, N> {
         let mut loudest: ArrayVec<(f32, TrackId), N> = ArrayVec::new();

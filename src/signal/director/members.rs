@@ -60,7 +60,8 @@ impl Publication {
 /// What a member wants of somebody's track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub subscribed: bool,
+    /// None: it did not say.
+    pub subscribed: Option<bool>,
     pub disabled: bool,
     /// LiveKit's: 0 low, 1 medium, 2 high; none: by size, or the best.
     pub quality: Option<u8>,
@@ -129,7 +130,12 @@ impl Member {
 
     /// Whether it wants a track.
     pub fn wants(&self, sid: &str) -> bool {
-        self.permission.can_subscribe && self.wanted.get(sid).map_or(self.auto_subscribe, |wanted| wanted.subscribed)
+        self.permission.can_subscribe && self.said(sid).unwrap_or(self.auto_subscribe)
+    }
+
+    /// What it said of whether it wants a track.
+    pub fn said(&self, sid: &str) -> Option<bool> {
+        self.wanted.get(sid).and_then(|wanted| wanted.subscribed)
     }
 
     pub fn info(&self, epoch: i64) -> proto::ParticipantInfo {
@@ -375,33 +381,5 @@ impl Director {
             };
             self.remove_member(&room, &identity, reason);
         }
-    }
-
-    /// Tells members who speaks, if that has changed.
-    pub(super) fn tell_speakers(&mut self, name: &str) {
-        let now = self.now;
-        let Some(room) = self.rooms.get(name).filter(|room| room.members.values().any(|member| !member.whip)) else { return };
-        let mut speakers = Vec::new();
-        for member in room.members.values() {
-            let Some(session) = member.publisher.and_then(|slot| self.sessions.get(&slot)) else { continue };
-            let Some(activity) = session.sound().map(|track| room.speakers.activity(track, now)) else { continue };
-            if activity.speaking {
-                // RFC 6464 levels are in dB below full scale; LiveKit's are linear.
-                let level = 10f32.powf(-f32::from(activity.level.below_full) / 20.0);
-                speakers.push(proto::SpeakerInfo { sid: member.sid.clone(), level: level.clamp(0.0, 1.0), active: true });
-            }
-        }
-        let speaking: Vec<String> = speakers.iter().map(|speaker| speaker.sid.clone()).collect();
-        if speaking.is_empty() && room.speaking.is_empty() {
-            return;
-        }
-        let silent = room.speaking.iter().filter(|sid| !speaking.contains(sid));
-        let silent: Vec<_> = silent.map(|sid| proto::SpeakerInfo { sid: sid.clone(), level: 0.0, active: false }).collect();
-        speakers.extend(silent);
-        speakers.sort_by(|a, b| b.level.total_cmp(&a.level));
-        if let Some(room) = self.rooms.get_mut(name) {
-            room.speaking = speaking;
-        }
-        self.tell_room(name, &Message::SpeakersChanged(proto::SpeakersChanged { speakers }));
     }
 }
