@@ -104,7 +104,6 @@ fn check_members(report: &Value, tracks: u32) {
     assert_eq!(number(report, "/tracks_expected"), f64::from(tracks), "{report}");
     let (received, expected) = (number(report, "/packets_received"), number(report, "/packets_expected"));
     assert!(received == expected && received > 0.0, "{report}");
-    assert_eq!(number(report, "/packets_forwarded"), number(report, "/packets_forwarded_by_server"), "{report}");
     assert_eq!(report["srtp_profile"], "AEAD_AES_128_GCM");
     // Told within half a second on a quiet machine; a test must pass on a busy one.
     let told = number(report, "/speaker_told_ms/p50");

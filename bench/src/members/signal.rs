@@ -27,7 +27,7 @@ const READ_TIMEOUT: Duration = Duration::from_millis(200);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECEIVE_BUFFER: usize = 2 << 20;
 /// The most SSRCs that come to one member: its tracks, their retransmissions, and what took their m-lines later.
-const STREAMS: usize = 512;
+const STREAMS: usize = 128;
 
 /// What a member was told, when all is over.
 #[derive(Default)]
