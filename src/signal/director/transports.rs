@@ -107,7 +107,7 @@ impl Director {
     pub(super) fn resubscribe_member(&mut self, room: &str, identity: &str) {
         let watched = self.watched(room, identity);
         let Some(member) = self.member(room, identity) else { return };
-        let (single, slot) = (member.single, member.subscriber);
+        let (single, slot, unanswered) = (member.single, member.subscriber, member.watching.unanswered);
         let session = slot.and_then(|slot| self.sessions.get(&slot));
         let feeds = session.map(|session| session.feeds.clone()).unwrap_or_default();
         let told = session.map(|session| session.told.clone()).unwrap_or_default();
@@ -118,7 +118,9 @@ impl Director {
         if let Some(slot) = slot {
             let ended = feeds.iter().filter(|feed| !flows(feed.track));
             ended.for_each(|feed| self.starve(slot, feed.sender));
-            let begins: Vec<(Mid, TrackId)> = told.iter().filter(|(_, track)| !fed(*track)).copied().collect();
+            // While a client thinks about an offer, what its answer will say counts.
+            let begins = told.iter().filter(|(_, track)| !fed(*track) && !unanswered);
+            let begins: Vec<(Mid, TrackId)> = begins.copied().collect();
             self.feed_told(room, identity, slot, &begins, &watched);
         }
         let new: Vec<&Watched> = watched.iter().filter(|own| own.flows && !fed(own.track) && !known(own.track)).collect();
@@ -175,14 +177,25 @@ impl Director {
             member.tell(Message::Answer(answer));
         }
         if let Some(session) = self.sessions.get_mut(&slot) {
-            session.told = assigned.clone();
             session.used.extend(assigned.iter().map(|(mid, _)| *mid));
         }
+        self.tell(slot, &assigned);
         self.feed_told(room, identity, slot, &assigned, &names);
         self.attach(room, identity, slot);
         // What came meanwhile.
         self.resubscribe_member(room, identity);
         self.tell_qualities(room);
+    }
+
+    /// A client knows now what is sent on which of its m-lines: what is sent otherwise ends.
+    fn tell(&mut self, slot: u32, told: &[(Mid, TrackId)]) {
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        session.told = told.to_vec();
+        let mid = |sender: u16| session.lines.get(sender as usize).map(|line| line.mid);
+        let known = |sender: u16, track| mid(sender).is_some_and(|mid| told.contains(&(mid, track)));
+        let feeds = session.feeds.iter();
+        let others: Vec<u16> = feeds.filter(|feed| !known(feed.sender, feed.track)).map(|feed| feed.sender).collect();
+        others.into_iter().for_each(|sender| self.starve(slot, sender));
     }
 
     /// Feeds the m-lines of which a client knows what is sent on them, as far as it flows.
@@ -510,9 +523,7 @@ impl Director {
                 slot
             }
         };
-        if let Some(session) = self.sessions.get_mut(&slot) {
-            session.told = told.clone();
-        }
+        self.tell(slot, &told);
         let watched = self.watched(room, identity);
         self.feed_told(room, identity, slot, &told, &watched);
         self.tell_qualities(room);
