@@ -17,6 +17,7 @@ mod recording;
 mod rooms;
 mod service;
 mod talk;
+mod token;
 mod transports;
 mod view;
 
@@ -33,7 +34,7 @@ use tracing::{info, warn};
 use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
-use crate::config::{IceServer, RoomPlan};
+use crate::config::{IceServer, KeyRing, RoomPlan};
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
 use crate::metrics::WorkerMetrics;
@@ -70,6 +71,8 @@ pub struct Settings {
     /// Of one address; 0: any number.
     pub joins_per_minute: u32,
     pub room: RoomPlan,
+    /// What members' tokens are renewed with.
+    pub keys: KeyRing,
     pub codecs: CodecPolicy,
     /// What members' clients are told of STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
@@ -286,6 +289,7 @@ impl Director {
             self.next_tick = now + TICK;
             self.expire_unclaimed(now);
             self.expire_members();
+            self.renew_tokens();
             self.tidy_rooms();
             self.publish_gauges();
         }

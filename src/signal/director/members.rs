@@ -76,6 +76,9 @@ pub(super) struct Member {
     pub attributes: HashMap<String, String>,
     pub permission: proto::ParticipantPermission,
     pub kind: i32,
+    /// The API key of its token, and when its client is given another.
+    pub key: String,
+    pub renewal: Micros,
     pub state: proto::participant_info::State,
     pub since: Micros,
     pub version: u32,
@@ -281,6 +284,8 @@ impl Director {
             attributes: HashMap::new(),
             permission,
             kind: proto::participant_info::Kind::Ingress as i32,
+            key: String::new(),
+            renewal: Micros::NEVER,
             state: proto::participant_info::State::Active,
             since: self.now,
             version: 0,
