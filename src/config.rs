@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use arrayvec::ArrayString;
 
@@ -67,7 +68,7 @@ pub struct Plan {
     /// Addresses to offer as ICE candidates, with the port that the media sockets are bound to. Never empty.
     pub candidates: Vec<IpAddr>,
     /// API key → secret, for access tokens. Empty only with `dev` off and no HTTP.
-    pub keys: Keys,
+    pub keys: KeyRing,
     pub ice_servers: Vec<IceServer>,
     /// 1 to [`crate::limits::SESSIONS_MAX`].
     pub sessions_max: usize,
@@ -78,6 +79,7 @@ pub struct Plan {
     pub joins_per_minute: u32,
     /// Codecs negotiated, never empty.
     pub codecs: Vec<Codec>,
+    pub room: RoomPlan,
     /// What is recorded; none: nothing is.
     pub record: Option<RecordPlan>,
     /// Where recordings are uploaded to; none: they stay. Only where something is recorded.
@@ -111,13 +113,14 @@ impl Default for Plan {
             estimation: Estimation::On,
             spin: Micros::ZERO,
             candidates: vec![loopback],
-            keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])),
+            keys: Keys(BTreeMap::from([(DEV_KEY.0.to_owned(), DEV_KEY.1.to_owned())])).into(),
             ice_servers: Vec::new(),
             sessions_max: crate::limits::SESSIONS_MAX,
             room_sessions_max: crate::limits::ROOM_SESSIONS_MAX,
             load_max: 100,
             joins_per_minute: 0,
             codecs: ALL_CODECS.to_vec(),
+            room: RoomPlan::default(),
             record: None,
             storage: None,
             webhook: WebhookPlan::default(),
@@ -125,6 +128,17 @@ impl Default for Plan {
             warnings: Vec::new(),
         }
     }
+}
+
+/// How many of the others members of a room are sent at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomPlan {
+    /// Rooms that this is for; in others everybody is sent everything.
+    pub names: Vec<RoomPattern>,
+    /// Of those who speak; 0: all.
+    pub speakers: usize,
+    /// Cameras, of those who spoke last; 0: all.
+    pub last_n: usize,
 }
 
 /// What is recorded, and where.
@@ -253,6 +267,38 @@ pub struct Keys(pub BTreeMap<String, String>);
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The API keys that count now, shared by all who ask for them: a server that runs can be given others.
+#[derive(Clone, Debug, Default)]
+pub struct KeyRing(Arc<RwLock<Keys>>);
+
+impl KeyRing {
+    pub fn secret(&self, key: &str) -> Option<String> {
+        self.read().0.get(key).cloned()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.read().0.keys().cloned().collect()
+    }
+
+    pub fn replace(&self, keys: Keys) {
+        *self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys;
+    }
+
+    pub fn keys(&self) -> Keys {
+        self.read().clone()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Keys> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl From<Keys> for KeyRing {
+    fn from(keys: Keys) -> KeyRing {
+        KeyRing(Arc::new(RwLock::new(keys)))
     }
 }
 

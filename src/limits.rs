@@ -124,7 +124,9 @@ pub const NACK_PENDING: usize = 256;
 /// Times one missing packet is asked for.
 pub const NACK_TRIES: u8 = 8;
 /// Tracks of sound in one room that are compared with each other; of more, silent ones are left out.
-pub const SPEAKERS_MAX: usize = 256;
+pub const SPEAKERS_MAX: usize = 1024;
+/// Microphones, and cameras, that everybody in a room is sent where that is limited: with as many that were sent not long ago they fit a session.
+pub const FLOOR_MAX: usize = MEDIA_PER_PEER / 2;
 /// Earlier packets that one of sound carries along (RFC 2198).
 pub const RED_BLOCKS: usize = 2;
 /// Earlier packets that a publisher's may carry along: Chromium can be told to send nine. One with more is dropped (`red_malformed`).

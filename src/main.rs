@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use distributary::admin::{self, VERSION, Views};
 use distributary::cli::{Action, Cli, RecordArgs, ServeArgs, TokenArgs};
 use distributary::client::Client;
-use distributary::config::{self, DEV_KEY, LogFormat, LogPlan, Machine, Plan, Sources};
+use distributary::config::{self, DEV_KEY, KeyRing, LogFormat, LogPlan, Machine, Plan, Sources};
 use distributary::signal::auth::{self, Claims, Gate, VideoGrants};
-use distributary::signal::http::{self, Listener, Services};
+use distributary::signal::http::{self, Certificate, Listener, Services};
 use distributary::signal::livekit::egress::{self, Egress};
 use distributary::signal::livekit::webhook::Webhooks;
 use distributary::{doctor, io::probe, topology};
@@ -67,14 +67,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn plan(arguments: ServeArgs) -> Result<Plan, Fatal> {
+fn plan(sources: &Sources) -> Result<Plan, Fatal> {
     let cores = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     let machine = Machine { cores, addresses: probe::local_addresses() };
-    arguments.sources().plan(&machine).map_err(Fatal::usage)
+    sources.plan(&machine).map_err(Fatal::usage)
 }
 
 fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
-    let plan = plan(arguments)?;
+    let sources = arguments.sources();
+    let plan = plan(&sources)?;
     start_log(&plan.log)?;
     // The port first: if the server is running already, nothing else has been touched.
     let listener = Listener::bind(plan.http_bind).map_err(Fatal::failure)?;
@@ -88,6 +89,8 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::failure(format!("cannot start the HTTP threads: {error}")))?;
+    let certificate = plan.tls.as_ref().map(|files| runtime.block_on(Certificate::read(files))).transpose();
+    let certificate = certificate.map_err(Fatal::failure)?;
     let mut running = topology::start(&plan).map_err(Fatal::failure)?;
     announce(&plan, &listener, &running.summary);
 
@@ -103,8 +106,9 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
             }
         });
     }
-    let sources = egress::Sources::new(&plan, running.handle.clone());
-    let egress = Egress::start(Gate::new(&plan.keys, plan.dev), sources, webhooks, runtime.handle());
+    let recordings = egress::Sources::new(&plan, running.handle.clone());
+    let egress = Egress::start(Gate::new(&plan.keys, plan.dev), recordings, webhooks, runtime.handle());
+    runtime.spawn(reload_when_asked(sources, plan.keys.clone(), certificate.clone()));
     let routes = http::finish(http::routes(services).merge(egress::routes(egress)).merge(admin::routes(views)));
     let stop_http = listener.stopper();
     let served = runtime.block_on(async {
@@ -116,7 +120,7 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            served = listener.serve(routes, plan.tls.as_ref()) => served,
+            served = listener.serve(routes, certificate) => served,
             () = asked => Ok(()),
         }
     });
@@ -132,6 +136,25 @@ async fn stop_asked() {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         Some(()) = async { terminate.as_mut()?.recv().await } => {}
+    }
+}
+
+/// At SIGHUP: reads the API keys and the certificate again. What is wrong with them is said, and the old ones stay.
+async fn reload_when_asked(sources: Sources, keys: KeyRing, certificate: Option<Certificate>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        match plan(&sources) {
+            Ok(plan) => {
+                keys.replace(plan.keys.keys());
+                tracing::info!(keys = plan.keys.names().join(", "), "API keys read again; other options want a restart");
+            }
+            Err(Fatal { message, .. }) => tracing::error!("API keys stay as they were: {message}"),
+        }
+        let Some(certificate) = &certificate else { continue };
+        match certificate.reload().await {
+            Ok(()) => tracing::info!("certificate read again"),
+            Err(error) => tracing::error!("the certificate stays as it was: {error}"),
+        }
     }
 }
 
@@ -184,14 +207,14 @@ fn start_log(log: &LogPlan) -> Result<(), Fatal> {
 }
 
 fn check_config(arguments: ServeArgs) -> Result<(), Fatal> {
-    let plan = plan(arguments)?;
+    let plan = plan(&arguments.sources())?;
     println!("The configuration is good.");
     println!("http    tcp {}{}", plan.http_bind, if plan.tls.is_some() { " with TLS" } else { "" });
     let (io, steer) = (plan.io.name(), plan.steer.name());
     println!("media   udp {}, workers {} on cores {:?}, I/O {io}, steered by {steer}", plan.media_bind, plan.workers, plan.cores);
     let candidates: Vec<String> = plan.candidates.iter().map(ToString::to_string).collect();
     println!("offers  {}", candidates.join(", "));
-    println!("keys    {}", plan.keys.0.keys().cloned().collect::<Vec<_>>().join(", "));
+    println!("keys    {}", plan.keys.names().join(", "));
     println!(
         "limits  {} sessions, {} in one room, none while a worker is {} % busy",
         plan.sessions_max, plan.room_sessions_max, plan.load_max

@@ -194,6 +194,8 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
         room_sessions_max: plan.room_sessions_max,
         load_max: plan.load_max,
         joins_per_minute: plan.joins_per_minute,
+        room: plan.room.clone(),
+        keys: plan.keys.clone(),
         codecs: CodecPolicy::new(plan.codecs.iter().copied()).estimating(plan.estimation == Estimation::On),
         ice_servers: plan.ice_servers.clone(),
         epoch: epoch(base),

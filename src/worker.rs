@@ -356,6 +356,7 @@ impl Worker {
                 peer.feed_back(now, &mut self.batch, &self.metrics);
                 self.tell_injector(slot, now);
                 self.measure(slot, now);
+                self.tell_sound(slot, now);
             }
         }
         self.ticks = (self.ticks + 1) % SWEEP_TICKS;
@@ -393,6 +394,16 @@ impl Worker {
             self.metrics.add(Counter::EventsLost, 1);
         }
         self.aim(slot, now);
+    }
+
+    /// Tells the director how loud a publisher is.
+    fn tell_sound(&mut self, slot: usize, now: Micros) {
+        let Some(peer) = self.peers[slot].as_deref_mut() else { return };
+        let id = peer.id;
+        let Some((level, at)) = peer.inbound.as_deref_mut().and_then(|inbound| inbound.sound(now)) else { return };
+        if !self.mail.events.has_spare() || self.mail.events.push(Event::Sound { peer: id, level, at }).is_err() {
+            self.metrics.add(Counter::EventsLost, 1);
+        }
     }
 
     /// Tells the slow path that a session was claimed; false if it has to be told again.

@@ -1,11 +1,12 @@
 //! The command line. A mistake ends the process with a message and code 2.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::http::Url;
+use crate::members;
 
 /// Loads a WHIP and WHEP server with publishers and many viewers, and measures it.
 #[derive(Debug, Parser)]
@@ -19,6 +20,8 @@ struct Cli {
 pub enum Action {
     /// One publisher for each room, N viewers, S seconds. Prints one line of JSON; progress goes to stderr.
     Run(Options),
+    /// Rooms whose members all publish and are sent what the others do, by LiveKit's signalling. Prints one line of JSON too.
+    Members(members::Options),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -172,15 +175,18 @@ pub struct Options {
 /// Parses the process's arguments.
 pub fn from_environment() -> Action {
     let cli = Cli::parse();
-    let Action::Run(options) = &cli.action;
-    if let Err(message) = check(options) {
+    let checked = match &cli.action {
+        Action::Run(options) => check(options),
+        Action::Members(options) => options.check(),
+    };
+    if let Err(message) = checked {
         Cli::command().error(ErrorKind::ValueValidation, message).exit();
     }
     cli.action
 }
 
 /// Whether the server was built with it, and has that interface, it says itself.
-fn io_backend(text: &str) -> Result<String, String> {
+pub fn io_backend(text: &str) -> Result<String, String> {
     let known = match text.split_once(':') {
         Some((kind, interface)) => kind == "xdp" && !interface.is_empty(),
         None => ["auto", "uring", "mmsg"].contains(&text),
@@ -193,11 +199,7 @@ fn check(options: &Options) -> Result<(), String> {
     if !(1.0..=100.0).contains(&options.pacing) {
         return Err(format!("--pacing {} must be from 1 to 100", options.pacing));
     }
-    if let Some(binary) = &options.server_binary
-        && !binary.is_file()
-    {
-        return Err(format!("--server-binary {}: there is no such file; build it with: cargo build --release", binary.display()));
-    }
+    check_binary(options.server_binary.as_deref())?;
     if options.server_binary.is_none() && (options.io != "auto" || options.workers != 1 || !options.server_cores.is_empty()) {
         return Err("--io, --workers and --server-cores are for a server started with --server-binary".into());
     }
@@ -213,11 +215,24 @@ fn check(options: &Options) -> Result<(), String> {
     if options.room.is_empty() || options.room.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
         return Err(format!("--room {:?} may have letters, digits, '-', '_' and '.'", options.room));
     }
-    let cores = crate::sys::allowed_cores();
-    if let Some(core) = options.server_cores.iter().chain(&options.cores).find(|core| !cores.contains(core)) {
-        return Err(format!("core {core}: this process may use {cores:?}"));
+    check_cores(options.server_cores.iter().chain(&options.cores))
+}
+
+pub fn check_binary(binary: Option<&Path>) -> Result<(), String> {
+    match binary.filter(|binary| !binary.is_file()) {
+        Some(binary) => {
+            Err(format!("--server-binary {}: there is no such file; build it with: cargo build --release", binary.display()))
+        }
+        None => Ok(()),
     }
-    Ok(())
+}
+
+pub fn check_cores<'a>(mut wanted: impl Iterator<Item = &'a usize>) -> Result<(), String> {
+    let cores = crate::sys::allowed_cores();
+    match wanted.find(|core| !cores.contains(core)) {
+        Some(core) => Err(format!("core {core}: this process may use {cores:?}")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -233,8 +248,10 @@ mod tests {
     fn audio_is_a_flag_and_an_option() {
         let audio = |arguments: &[&str]| {
             let all = ["loadgen", "run", "--url", "http://127.0.0.1:1"].iter().chain(arguments);
-            let Action::Run(options) = Cli::try_parse_from(all).expect("valid").action;
-            options.audio
+            match Cli::try_parse_from(all).expect("valid").action {
+                Action::Run(options) => options.audio,
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(audio(&[]), Audio::On);
         assert_eq!(audio(&["--audio"]), Audio::On);

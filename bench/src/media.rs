@@ -14,10 +14,11 @@ pub const FRAME_HEADER_LEN: usize = 10;
 const AUDIO_HEADER_LEN: usize = 8;
 const MAGIC: u32 = 0x5354_4d50;
 pub const STAMP_LEN: usize = 20;
-/// Least bytes of a payload.
+/// Least bytes of a payload, of audio and of video.
+pub const AUDIO_PAYLOAD_MIN: usize = AUDIO_HEADER_LEN + STAMP_LEN;
 pub const PAYLOAD_MIN: usize = DESCRIPTOR_LEN + FRAME_HEADER_LEN + STAMP_LEN;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Audio,
     Video,

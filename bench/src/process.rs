@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cli::Options;
 use crate::http::Url;
 use crate::sink::Sink;
 use crate::sys;
@@ -26,10 +25,19 @@ pub struct Server {
     pub io: Option<String>,
 }
 
+/// How a server is started.
+pub struct Launch<'a> {
+    pub binary: &'a Path,
+    pub workers: u32,
+    pub io: &'a str,
+    pub arguments: &'a [String],
+}
+
 impl Server {
     /// Starts `distributary serve --dev` on ports that the kernel chooses, its threads on `cores`.
-    pub fn start(options: &Options, binary: &Path, cores: &[usize], sink: Option<&Sink>) -> Result<Server, String> {
-        let list: Vec<String> = (0..options.workers as usize).map(|worker| cores[worker % cores.len()].to_string()).collect();
+    pub fn start(launch: &Launch, cores: &[usize], sink: Option<&Sink>) -> Result<Server, String> {
+        let binary = launch.binary;
+        let list: Vec<String> = (0..launch.workers as usize).map(|worker| cores[worker % cores.len()].to_string()).collect();
         let mut command = match sink {
             Some(sink) => {
                 let [program, arguments @ ..] = sink.enter();
@@ -44,15 +52,15 @@ impl Server {
             command.env("DISTRIBUTARY_LIMITS_LOAD", "100");
         }
         command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--tcp-port", "0", "--log-level", "warn"]);
-        command.args(["--workers", &options.workers.to_string(), "--io", &options.io]);
+        command.args(["--workers", &launch.workers.to_string(), "--io", launch.io]);
         if let Some(sink) = sink {
             command.args(["--bind", &sink.server().to_string()]);
         }
         // Workers may share cores only by not being pinned one by one.
-        if options.workers as usize <= cores.len() {
+        if launch.workers as usize <= cores.len() {
             list.iter().for_each(|core| _ = command.args(["--cores", core]));
         }
-        command.args(&options.server_argument).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(launch.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         sys::bind_child(&mut command, cores.to_vec());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
         let stdout = child.stdout.take().ok_or("no output of the server")?;

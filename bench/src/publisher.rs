@@ -20,16 +20,16 @@ use crate::sys;
 use crate::transport::{self, Event, Transport};
 
 const FRAME_INTERVAL: u64 = 1_000_000_000 / 30;
-const AUDIO_INTERVAL: u64 = 20_000_000;
-const REPORT_INTERVAL: u64 = 1_000_000_000;
-const AUDIO_PAYLOAD: usize = 120;
+pub const AUDIO_INTERVAL: u64 = 20_000_000;
+pub const REPORT_INTERVAL: u64 = 1_000_000_000;
+pub const AUDIO_PAYLOAD: usize = 120;
 /// Largest RTP packet before protection.
-const PACKET_MAX: usize = 1184;
+pub const PACKET_MAX: usize = 1184;
 /// A key frame is so many times as large as others are on average.
 const KEY_FRAME_FACTOR: u64 = 4;
 /// Packets kept for retransmission.
 const HISTORY: usize = 2048;
-const SPACE: usize = 1500;
+pub const SPACE: usize = 1500;
 
 /// What the publisher tells while it runs.
 #[derive(Default)]
@@ -96,24 +96,34 @@ impl Publisher {
 }
 
 /// One RTP stream.
-struct Stream {
-    ssrc: Ssrc,
-    payload_type: PayloadType,
+pub struct Stream {
+    pub ssrc: Ssrc,
+    pub payload_type: PayloadType,
     /// Index of the next packet: its low 16 bits are the sequence number.
-    index: u64,
+    pub index: u64,
     /// The number of the next packet in its payload.
-    number: u64,
-    timestamp: RtpTime,
-    packets: u32,
-    octets: u32,
+    pub number: u64,
+    pub timestamp: RtpTime,
+    pub packets: u32,
+    pub octets: u32,
 }
 
 impl Stream {
-    fn new(ssrc: u32, payload_type: u8) -> Stream {
+    pub fn new(ssrc: u32, payload_type: u8) -> Stream {
         // A first sequence number in the lower half: no receiver can mistake the first roll-over (RFC 3711 §3.3.1).
         let index = u64::from(u16::from_ne_bytes(transport::random()) & 0x7fff);
         let timestamp = RtpTime(u32::from_ne_bytes(transport::random()));
         Stream { ssrc: Ssrc(ssrc), payload_type: PayloadType(payload_type), index, number: 0, timestamp, packets: 0, octets: 0 }
+    }
+
+    /// Writes a sender report of this stream (RFC 3550 §6.4.1); its length.
+    pub fn write_report(&self, space: &mut [u8], now: u64) -> Option<usize> {
+        // Any epoch does, as long as all streams share it; 32.32 bits fixed point.
+        let ntp = ((u128::from(now) << 32) / 1_000_000_000) as u64;
+        let (ssrc, rtp) = (self.ssrc, self.timestamp);
+        let info = SenderInfo { ssrc, ntp, rtp, packets: self.packets, octets: self.octets };
+        let len = rtcp::write_sender_report(space, &info, &[])?;
+        Some(len + rtcp::write_sdes_cname(&mut space[len..], ssrc, "load")?)
     }
 }
 
@@ -162,10 +172,23 @@ struct Source {
 }
 
 /// Which header extensions the answer has.
-struct Extensions {
+pub struct Extensions {
     mid: bool,
     transport_sequence: bool,
     abs_send_time: bool,
+    level: bool,
+}
+
+impl Extensions {
+    pub fn of(answer: &Answer) -> Extensions {
+        let has = |id: u8| answer.extensions.contains(&id);
+        Extensions {
+            mid: has(sdp::MID_ID),
+            transport_sequence: has(sdp::TRANSPORT_SEQUENCE_ID),
+            abs_send_time: has(sdp::ABS_SEND_TIME_ID),
+            level: has(sdp::AUDIO_LEVEL_ID),
+        }
+    }
 }
 
 impl Source {
@@ -177,7 +200,6 @@ impl Source {
         transport: Transport,
         state: Arc<State>,
     ) -> Source {
-        let has = |id: u8| answer.extensions.contains(&id);
         Source {
             socket,
             transport,
@@ -186,11 +208,7 @@ impl Source {
             pacing: options.pacing,
             with_audio: options.audio != Audio::Off,
             with_video: options.audio != Audio::Only,
-            extensions: Extensions {
-                mid: has(sdp::MID_ID),
-                transport_sequence: has(sdp::TRANSPORT_SEQUENCE_ID),
-                abs_send_time: has(sdp::ABS_SEND_TIME_ID),
-            },
+            extensions: Extensions::of(answer),
             audio: Stream::new(sources.audio, sdp::OPUS),
             video: Stream::new(sources.video, sdp::VP8),
             retransmission: Stream::new(sources.video_rtx, sdp::VP8_RTX),
@@ -426,23 +444,18 @@ impl Source {
         }
     }
 
-    /// A sender report for each stream (RFC 3550 §6.4.1).
+    /// A sender report for each stream.
     fn report(&mut self, now: u64) {
         if now < self.next_report {
             return;
         }
         self.next_report = now + REPORT_INTERVAL;
-        // Any epoch does, as long as both streams share it; 32.32 bits fixed point.
-        let ntp = ((u128::from(now) << 32) / 1_000_000_000) as u64;
         let streams = [(self.with_audio, &self.audio), (self.with_video, &self.video)];
         for (_, stream) in streams.into_iter().filter(|(with, _)| *with) {
-            let (ssrc, rtp) = (stream.ssrc, stream.timestamp);
-            let info = SenderInfo { ssrc, ntp, rtp, packets: stream.packets, octets: stream.octets };
             let mut space = [0; 256];
-            let Some(len) = rtcp::write_sender_report(&mut space, &info, &[]) else { return };
-            let Some(more) = rtcp::write_sdes_cname(&mut space[len..], ssrc, "load") else { return };
+            let Some(len) = stream.write_report(&mut space, now) else { return };
             let Some(keys) = self.transport.keys() else { return };
-            if let Some(len) = keys.outbound.protect_rtcp(&mut space, len + more) {
+            if let Some(len) = keys.outbound.protect_rtcp(&mut space, len) {
                 // The next report is as good.
                 let _ = self.socket.send(&space[..len]);
             }
@@ -451,14 +464,15 @@ impl Source {
 }
 
 /// The extension elements of one packet.
-struct Elements<'a> {
+pub struct Elements<'a> {
     mid: Option<&'a str>,
     transport_sequence: Option<[u8; 2]>,
     abs_send_time: Option<[u8; 3]>,
+    level: Option<[u8; 1]>,
 }
 
 impl<'a> Elements<'a> {
-    fn new(extensions: &Extensions, mid: &'a str, next_transport_sequence: &mut u16) -> Elements<'a> {
+    pub fn new(extensions: &Extensions, mid: &'a str, next_transport_sequence: &mut u16) -> Elements<'a> {
         // 24 bits of seconds, 18 of them a fraction (draft: abs-send-time).
         let time = (u128::from(sys::monotonic_ns()) << 18) / 1_000_000_000;
         let [.., a, b, c] = (time as u32).to_be_bytes();
@@ -466,16 +480,23 @@ impl<'a> Elements<'a> {
             mid: extensions.mid.then_some(mid),
             transport_sequence: extensions.transport_sequence.then(|| next_transport_sequence.to_be_bytes()),
             abs_send_time: extensions.abs_send_time.then_some([a, b, c]),
+            level: None,
         };
         *next_transport_sequence = next_transport_sequence.wrapping_add(1);
         elements
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> + Clone {
+    /// With the level of a packet of sound (RFC 6464), so many dB below full scale; as Chromium, which always says that it is voice.
+    pub fn at_level(self, extensions: &Extensions, below_full: u8) -> Elements<'a> {
+        Elements { level: extensions.level.then_some([0x80 | below_full]), ..self }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> + Clone {
         let mid = self.mid.map(|mid| (sdp::MID_ID, mid.as_bytes()));
         let sequence = self.transport_sequence.as_ref().map(|bytes| (sdp::TRANSPORT_SEQUENCE_ID, &bytes[..]));
         let time = self.abs_send_time.as_ref().map(|bytes| (sdp::ABS_SEND_TIME_ID, &bytes[..]));
-        [mid, sequence, time].into_iter().flatten()
+        let level = self.level.as_ref().map(|byte| (sdp::AUDIO_LEVEL_ID, &byte[..]));
+        [mid, sequence, time, level].into_iter().flatten()
     }
 }
 

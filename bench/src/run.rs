@@ -9,7 +9,7 @@ use crate::awake::Awake;
 use crate::cli::{Audio, Options};
 use crate::http::{Client, Url};
 use crate::join::{self, Plan, wait_for};
-use crate::process::{self, CpuTime, Machine, Server};
+use crate::process::{self, CpuTime, CpuUse, Launch, Machine, Server};
 use crate::publisher::{Publisher, State};
 use crate::receiver::{Finished, Mode, ReceiverThread};
 use crate::report::{self, GeneratorReport, Latency, MachineReport, PublisherReport, Report, SinkReport, Spread, StormReport};
@@ -19,13 +19,13 @@ use crate::viewer::{Counts, Milestones};
 use crate::{storm, sys, transport};
 
 /// When nothing has come for so long, all has come; and how long an overloaded server may take to get there.
-const DRAIN_QUIET: Duration = Duration::from_millis(300);
-const DRAIN_MAX: Duration = Duration::from_secs(15);
+pub const DRAIN_QUIET: Duration = Duration::from_millis(300);
+pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long after the measurement began a storm begins.
 const STORM_AFTER: Duration = Duration::from_millis(500);
 const PUBLISHER_TIME_MAX: Duration = Duration::from_secs(20);
 /// A receiving thread above this part of a core may have been what limited.
-const LOAD_MAX: f64 = 0.9;
+pub const LOAD_MAX: f64 = 0.9;
 /// The publisher's packets should leave when they are due.
 const LATE_MAX: u64 = 10_000_000;
 
@@ -43,7 +43,7 @@ struct Target {
 }
 
 pub fn run(options: &Options) -> Result<String, String> {
-    let (server_cores, own_cores) = divide_cores(options);
+    let (server_cores, own_cores) = divide_cores(&options.server_cores, &options.cores, options.workers);
     let mut target = target(options, &server_cores)?;
     sys::pin(&own_cores).map_err(|error| format!("cannot run on cores {own_cores:?}: {error}"))?;
     eprintln!("loadgen: server {} on cores {server_cores:?}, generator on {own_cores:?}", target.whip[0]);
@@ -94,13 +94,12 @@ pub fn run(options: &Options) -> Result<String, String> {
 }
 
 /// The server's cores and ours.
-fn divide_cores(options: &Options) -> (Vec<usize>, Vec<usize>) {
+pub fn divide_cores(server: &[usize], own: &[usize], workers: u32) -> (Vec<usize>, Vec<usize>) {
     let all = sys::allowed_cores();
-    let mut server = options.server_cores.clone();
+    let (mut server, mut own) = (server.to_vec(), own.to_vec());
     if server.is_empty() {
-        server = all.iter().copied().take(options.workers as usize).collect();
+        server = all.iter().copied().take(workers as usize).collect();
     }
-    let mut own = options.cores.clone();
     if own.is_empty() {
         own = all.iter().copied().filter(|core| !server.contains(core)).collect();
     }
@@ -117,7 +116,8 @@ fn target(options: &Options, cores: &[usize]) -> Result<Target, String> {
     };
     if let Some(binary) = &options.server_binary {
         let sink = options.sink.then(Sink::new).transpose()?;
-        let server = Server::start(options, binary, cores, sink.as_ref())?;
+        let launch = Launch { binary, workers: options.workers, io: &options.io, arguments: &options.server_argument };
+        let server = Server::start(&launch, cores, sink.as_ref())?;
         let root = server.url.clone();
         let pid = Some(server.pid());
         let (whip, whep) = (below(&root, "whip"), below(&root, "whep"));
@@ -156,8 +156,8 @@ struct Measured {
     socket_drops: u64,
     sampled: u64,
     profiles: Vec<&'static str>,
-    server_cpu: Option<process::CpuUse>,
-    own_cpu: process::CpuUse,
+    server_cpu: Option<CpuUse>,
+    own_cpu: CpuUse,
     server_socket_drops: Option<u64>,
     /// At the start, with the publishers alone, and with everybody.
     idle_rss_kib: Option<u64>,
@@ -283,17 +283,17 @@ fn measure(
 }
 
 /// Of the server's own counters.
-struct Totals {
-    datagrams: f64,
-    sends: f64,
+pub struct Totals {
+    pub datagrams: f64,
+    pub sends: f64,
     /// RTP packets, for each receiver.
-    forwarded: f64,
+    pub forwarded: f64,
     /// Datagrams that the kernel did not take.
-    refused: f64,
+    pub refused: f64,
 }
 
 impl Totals {
-    fn since(&self, before: &Totals) -> Totals {
+    pub fn since(&self, before: &Totals) -> Totals {
         Totals {
             datagrams: self.datagrams - before.datagrams,
             sends: self.sends - before.sends,
@@ -318,13 +318,26 @@ impl Target {
         Some(port)
     }
 
-    fn metrics(&self) -> Option<String> {
-        Some(Client::default().request("GET", &self.root.as_ref()?.below("/metrics"), None, None).ok()?.body)
-    }
-
-    /// What this server has counted, if it is one.
     fn totals(&self) -> Option<Totals> {
-        let metrics = self.metrics()?;
+        Totals::of(self.root.as_ref()?)
+    }
+}
+
+fn metrics(root: &Url) -> Option<String> {
+    Some(Client::default().request("GET", &root.below("/metrics"), None, None).ok()?.body)
+}
+
+/// The commit that a server's metrics name.
+pub fn commit(root: &Url) -> Option<String> {
+    let metrics = metrics(root)?;
+    let line = metrics.lines().find(|line| line.starts_with("distributary_build_info{"))?;
+    Some(line.split_once("commit=\"")?.1.split_once('"')?.0.to_owned())
+}
+
+impl Totals {
+    /// What this server has counted, if it is one.
+    pub fn of(root: &Url) -> Option<Totals> {
+        let metrics = metrics(root)?;
         let sum = |name: &str, label: &str| {
             let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
             lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).reduce(|sum: f64, value: f64| sum + value)
@@ -335,13 +348,6 @@ impl Target {
             forwarded: sum("distributary_forwarded_media_packets_total", "")?,
             refused: sum("distributary_dropped_packets_total", "\"send_failed\"")?,
         })
-    }
-
-    /// The commit that the server's metrics name.
-    fn commit(&self) -> Option<String> {
-        let metrics = self.metrics()?;
-        let line = metrics.lines().find(|line| line.starts_with("distributary_build_info{"))?;
-        Some(line.split_once("commit=\"")?.1.split_once('"')?.0.to_owned())
     }
 }
 
@@ -365,12 +371,13 @@ fn bottlenecks(options: &Options, measured: &Measured, load: f64) -> Vec<String>
 /// More than this part of a core for others, and it shows.
 const DISTURBANCE_MAX: f64 = 0.05;
 
-fn machine_report(measured: &Measured) -> MachineReport {
+/// `machine`: parts of all cores that were stolen, and used.
+pub fn machine_report(machine: (f64, f64), seconds: f64, server: Option<&CpuUse>, generator: &CpuUse) -> MachineReport {
     let cores = sys::configured_cores();
     let in_cores = |part: f64| part * cores as f64;
-    let own = |usage: &process::CpuUse| usage.total_us / (measured.accounted_seconds * 1e6);
-    let (stolen, used) = (in_cores(measured.machine.0), in_cores(measured.machine.1));
-    let other = measured.server_cpu.as_ref().map(|server| (used - own(server) - own(&measured.own_cpu)).max(0.0));
+    let own = |usage: &CpuUse| usage.total_us / (seconds * 1e6);
+    let (stolen, used) = (in_cores(machine.0), in_cores(machine.1));
+    let other = server.map(|server| (used - own(server) - own(generator)).max(0.0));
     MachineReport {
         cores,
         stolen_cores: report::thousandths(stolen),
@@ -426,7 +433,7 @@ fn make_report(options: &Options, target: &Target, publishers: &[Publisher], mea
         seconds: options.seconds,
         workers: target.server.as_ref().map(|_| options.workers),
         io: target.server.as_ref().and_then(|server| server.io.clone()),
-        commit: target.commit(),
+        commit: target.root.as_ref().and_then(commit),
         srtp_profile: (!profiles.is_empty()).then(|| profiles.join(" ")),
         bitrate: options.bitrate,
         audio: match options.audio {
@@ -469,7 +476,7 @@ fn make_report(options: &Options, target: &Target, publishers: &[Publisher], mea
         join_to_answer_ms: Spread::of(times(&|m| Some(m.answered.saturating_sub(m.posted)))),
         began_without_key_frame: measured.milestones.iter().filter(|m| m.began_with_key_frame == Some(false)).count() as u64,
         sink: sink_report(options, &measured),
-        machine: machine_report(&measured),
+        machine: machine_report(measured.machine, measured.accounted_seconds, cpu, &measured.own_cpu),
         publisher: PublisherReport {
             packets: measured.publisher_packets,
             key_frames: sum(&|state| state.key_frames.load(Relaxed)),

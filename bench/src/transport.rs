@@ -1,8 +1,10 @@
 //! A client's end of one ICE, DTLS and SRTP transport, without I/O: a full ICE agent with one candidate pair, for an ICE-lite
 //! server or a full one.
 
+use distributary::limits::STREAMS_PER_PEER;
+use distributary::metrics::DropReason;
 use distributary::secure::dtls::{Association, Fingerprint, Identity, Role};
-use distributary::secure::srtp::{KeyingMaterial, Profile, Receiver, Sender};
+use distributary::secure::srtp::{KeyingMaterial, MasterKey, Profile, Receiver, Sender};
 use distributary::units::Micros;
 use distributary::wire::demux::{self, Protocol};
 use distributary::wire::stun::{self, IntegrityKey, TransactionId};
@@ -45,7 +47,33 @@ pub fn offer(
 /// SRTP in both directions.
 pub struct Keys {
     pub outbound: Sender,
-    pub inbound: Receiver,
+    pub inbound: Inbound,
+}
+
+/// What opens packets: of more streams than one [`Receiver`] follows, each has its share, by SSRC.
+pub struct Inbound(Vec<Receiver>);
+
+impl Inbound {
+    fn new(master: &MasterKey, streams: usize) -> Inbound {
+        // SSRCs are random: with three times the places hardly any share is too small.
+        let shares = if streams > STREAMS_PER_PEER { (3 * streams).div_ceil(STREAMS_PER_PEER) } else { 1 };
+        Inbound((0..shares).map(|_| Receiver::new(master, streams.min(STREAMS_PER_PEER))).collect())
+    }
+
+    pub fn unprotect_rtp(&mut self, packet: &mut [u8], header_len: usize) -> Result<(usize, u64), DropReason> {
+        self.share(packet, 8).unprotect_rtp(packet, header_len)
+    }
+
+    pub fn unprotect_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, DropReason> {
+        self.share(packet, 4).unprotect_rtcp(packet)
+    }
+
+    /// `at`: where the SSRC is.
+    fn share(&mut self, packet: &[u8], at: usize) -> &mut Receiver {
+        let ssrc = packet.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_be_bytes);
+        let index = ssrc as usize % self.0.len();
+        &mut self.0[index]
+    }
 }
 
 enum State {
@@ -246,7 +274,7 @@ impl Transport {
         match KeyingMaterial::from_exporter(keys.profile, &keys.exporter) {
             Ok(material) => {
                 let (outbound, inbound) = material.split(self.role == Role::Server);
-                let keys = Keys { outbound: Sender::new(&outbound), inbound: Receiver::new(&inbound, self.streams) };
+                let keys = Keys { outbound: Sender::new(&outbound), inbound: Inbound::new(&inbound, self.streams) };
                 self.state = State::Connected(Box::new(keys));
                 if self.role == Role::Client {
                     self.handshake = None;

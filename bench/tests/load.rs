@@ -22,9 +22,13 @@ fn server() -> PathBuf {
 }
 
 fn run(arguments: &[&str]) -> Value {
+    loadgen("run", arguments)
+}
+
+fn loadgen(action: &str, arguments: &[&str]) -> Value {
     let _alone = MACHINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let output =
-        Command::new(LOADGEN).arg("run").arg("--server-binary").arg(server()).args(arguments).output().expect("loadgen runs");
+        Command::new(LOADGEN).arg(action).arg("--server-binary").arg(server()).args(arguments).output().expect("loadgen runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{stderr}", output.status);
     let lines: Vec<&str> = stdout.lines().collect();
@@ -91,6 +95,44 @@ fn rooms_have_a_publisher_each() {
     check(&report, 9, 50.0);
 }
 
+/// What every measurement of members shows.
+#[track_caller]
+fn check_members(report: &Value, tracks: u32) {
+    for none in ["/tracks_missing", "/lost", "/lost_by_generator", "/duplicates", "/damaged", "/mislabelled", "/unlabelled"] {
+        assert_eq!(number(report, none), 0.0, "{none} in {report}");
+    }
+    assert_eq!(number(report, "/tracks_expected"), f64::from(tracks), "{report}");
+    let (received, expected) = (number(report, "/packets_received"), number(report, "/packets_expected"));
+    assert!(received == expected && received > 0.0, "{report}");
+    assert_eq!(report["srtp_profile"], "AEAD_AES_128_GCM");
+    // Told within half a second on a quiet machine; a test must pass on a busy one.
+    let told = number(report, "/speaker_told_ms/p50");
+    assert!((1.0..3_000.0).contains(&told), "{report}");
+}
+
+#[test]
+fn members_of_rooms_get_everything_of_each_other() {
+    let report = loadgen("members", &["--rooms", "5", "--members", "6", "--video", "100000", "--seconds", "2", "--settle", "1"]);
+    check_members(&report, 5 * 6 * 5 * 2);
+    // 50 of sound and 15 of video a second, and more for key frames.
+    let expected = 65.0 * 300.0 / 2.0 * number(&report, "/seconds");
+    let received = number(&report, "/packets_received");
+    assert!((0.6..1.6).contains(&(received / expected)), "{received} packets instead of about {expected}: {report}");
+}
+
+#[test]
+fn of_a_large_room_those_who_speak_are_sent_and_nobody_else() {
+    let room = &["--members", "40", "--talking", "4", "--seconds", "2", "--settle", "1"];
+    let limited = loadgen("members", &[&room[..], &["--server-argument=--room-speakers=4"]].concat());
+    check_members(&limited, 4 * 39);
+    assert_eq!(number(&limited, "/tracks_at_a_time_max"), 4.0, "{limited}");
+    // Two for the first four, and one or two for those who speak then.
+    assert!(number(&limited, "/negotiations_max") < 12.0, "{limited}");
+    let whole = loadgen("members", room);
+    check_members(&whole, 4 * 39);
+    assert_eq!(number(&whole, "/tracks_at_a_time_max"), 39.0, "{whole}");
+}
+
 #[test]
 fn a_storm_of_joins_costs_those_who_watch_nothing() {
     let report = run(&["--viewers", "5", "--seconds", "2", "--storm", "30", "--storm-rate", "30", "--audio", "only"]);
@@ -144,6 +186,8 @@ fn mistakes_end_with_code_2_and_a_reason() {
         (&["run", "--url", "http://127.0.0.1:1", "--pacing", "0.5"], "--pacing"),
         (&["run", "--url", "http://127.0.0.1:1", "--cores", "1023"], "core 1023"),
         (&["walk"], "walk"),
+        (&["members", "--members", "5"], "--server-binary"),
+        (&["members", "--url", "http://127.0.0.1:1", "--talking", "7"], "--talking"),
     ] {
         let output = Command::new(LOADGEN).args(arguments).output().expect("loadgen runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -157,4 +201,7 @@ fn a_server_that_is_not_there_is_named() {
     let output = Command::new(LOADGEN).args(["run", "--url", "http://127.0.0.1:1", "--seconds", "1"]).output().expect("runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("http://127.0.0.1:1/whip/load"));
+    let output = Command::new(LOADGEN).args(["members", "--url", "http://127.0.0.1:1"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:1: "));
 }

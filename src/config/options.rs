@@ -142,6 +142,12 @@ options! {
         "Sessions that one address may make or try to make in a minute: WHIP, WHEP and members. Further ones get 429. Not counted: this machine's own. 0: any number.";
     limits_load: u16 = 90, "limits.load", Some("load-max"), (1, 100), "90",
         "Percentage of a core: while a worker is busier than that, averaged over a second, further joins get 503, and those who are there keep their latency. 100: never.";
+    room_names: Vec<String> = vec!["*".into()], "room.names", Some("room-name"), ANY, "[\"lecture-*\", \"stage\"]",
+        "Names of the rooms that speakers and last_n are for; * stands for any characters.";
+    room_speakers: usize = 0, "room.speakers", Some("room-speakers"), (0, limits::FLOOR_MAX as i64), "10",
+        "Microphones of a room that its members are sent at a time: of those who speak, and, where places are left, of those who did last. What a client subscribes to by name it is sent besides. 0: all, as far as a session's 64 tracks go.";
+    room_last_n: usize = 0, "room.last_n", Some("room-last-n"), (0, limits::FLOOR_MAX as i64), "5",
+        "Cameras of a room that its members are sent at a time: of the dominant speaker and those before. Shared screens, and what a client subscribes to by name, it is sent besides. 0: all, as far as a session's 64 tracks go.";
     ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,
         "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
         "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";

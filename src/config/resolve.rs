@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::load::ConfigError;
 use super::options::Settings;
-use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, Steer, StoragePlan, TlsFiles, WebhookPlan};
+use super::{DEV_KEY, Keys, LogPlan, Machine, Plan, RecordPlan, RoomPattern, RoomPlan, Steer, StoragePlan, TlsFiles, WebhookPlan};
 use crate::limits;
 use crate::rtp::config::MediaKind;
 use crate::units::Micros;
@@ -70,13 +70,18 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
         spin: Micros(settings.media_spin_us as u64),
         candidates: candidates(settings, media_bind.ip(), &machine.addresses, &mut warnings),
         webhook: webhook(settings, &keys)?,
-        keys,
+        keys: keys.into(),
         ice_servers: settings.ice_servers.clone(),
         sessions_max: settings.limits_sessions,
         room_sessions_max: settings.limits_room_sessions.min(settings.limits_sessions),
         load_max: settings.limits_load as u64,
         joins_per_minute: settings.limits_joins_per_minute as u32,
         codecs: settings.media_codecs.clone(),
+        room: RoomPlan {
+            names: settings.room_names.iter().cloned().map(RoomPattern).collect(),
+            speakers: settings.room_speakers,
+            last_n: settings.room_last_n,
+        },
         record: record(settings)?,
         storage: storage(settings, &mut warnings)?,
         log: LogPlan { format: settings.log_format, level: settings.log_level.clone() },
@@ -284,13 +289,13 @@ mod tests {
         assert_eq!(dev.http_bind.to_string(), "127.0.0.1:7880");
         assert_eq!(dev.media_bind.to_string(), "127.0.0.1:7882");
         assert_eq!(dev.candidates, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(dev.keys.0.get("devkey").map(String::as_str), Some("secret"));
+        assert_eq!(dev.keys.secret("devkey").as_deref(), Some("secret"));
         assert!(dev.warnings.is_empty() && dev.workers == 3 && dev.cores == [1, 2, 3]);
         assert!(dev.slow_cores == [0] && dev.handshake_threads == 1);
         assert!(matches!(plan(&Settings::default(), false), Err(ConfigError::NoKeys)));
         let closed = plan(&closed(), false).unwrap();
         assert_eq!(closed.http_bind.to_string(), "[::]:7880");
-        assert!(!closed.keys.0.contains_key("devkey") && closed.candidates == machine().addresses);
+        assert!(closed.keys.secret("devkey").is_none() && closed.candidates == machine().addresses);
         assert!(closed.warnings.iter().any(|warning| warning.contains("TLS")));
     }
 

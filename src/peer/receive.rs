@@ -125,6 +125,8 @@ pub struct Inbound {
     /// The last reference time sent, and the round trip that its answer told.
     reference: LastReport,
     round_trip: Option<Micros>,
+    /// When the last step of sound ended that was told, and whether it was no silence.
+    sound: (Micros, bool),
     /// What the last packet of sound repeats of earlier ones (RFC 2198).
     redundant: ArrayVec<Part, RED_BLOCKS_READ>,
     /// What had been lost and the last packet brought along, repeated or computed.
@@ -167,6 +169,7 @@ impl Inbound {
             measured: Micros::ZERO,
             reference: LastReport::default(),
             round_trip: None,
+            sound: (Micros::ZERO, false),
             redundant: ArrayVec::new(),
             recovered: ArrayVec::new(),
             stats: InboundStats::default(),
@@ -264,6 +267,18 @@ impl Inbound {
         let smooth = self.round_trip.map_or(sample, |before| Micros((before.0 + sample.0) / 2));
         (self.round_trip, self.stats.round_trip) = (Some(smooth), smooth);
         self.streams.iter_mut().for_each(|stream| stream.missing.reported(smooth));
+    }
+
+    /// How loud the last step of sound was, and when it ended: once a step, and of silence only the first.
+    pub fn sound(&mut self, now: Micros) -> Option<(Level, Micros)> {
+        let (told, sounded) = self.sound;
+        let (level, ended) = self.stats.levels.last(now);
+        if ended <= told {
+            return None;
+        }
+        let sounds = level != Level::SILENCE;
+        self.sound = (ended, sounds);
+        (sounds || sounded).then_some((level, ended))
     }
 
     /// Finds or makes the stream of an SSRC whose packet was authenticated.

@@ -125,8 +125,10 @@ impl Speakers {
             return voice.hear(level, now);
         }
         if self.voices.len() >= self.tracks_max {
-            let silent = self.voices.iter().position(|voice| !voice.speaking && Some(voice.track) != self.dominant);
-            let Some(index) = silent else { return };
+            // The least active, so that of several who begin at a time none takes the other's place.
+            let silent = self.voices.iter().enumerate().filter(|(_, voice)| !voice.speaking && Some(voice.track) != self.dominant);
+            let least = silent.min_by(|(_, a), (_, b)| self.activity_of(a, now).total_cmp(&self.activity_of(b, now)));
+            let Some((index, _)) = least else { return };
             self.voices.swap_remove(index);
         }
         let mut voice = Voice::new(track, level, now);
@@ -167,6 +169,11 @@ impl Speakers {
     /// The dominant speaker. Stays when everybody is silent.
     pub fn dominant(&self) -> Option<TrackId> {
         self.dominant
+    }
+
+    /// Whether anybody speaks.
+    pub fn anybody(&self) -> bool {
+        self.voices.iter().any(|voice| voice.speaking)
     }
 
     /// The `N` most active tracks that speak, most active first.
@@ -349,5 +356,10 @@ mod tests {
         assert_eq!(talk.speakers.voices.len(), 8);
         talk.go_on(2_000, &[(CARO, &speech)]);
         assert_eq!((talk.speakers.dominant(), talk.speakers.voices.len()), (Some(CARO), 8));
+        // Two who begin at the same time, and are heard ten times a second, do not take each other's place.
+        talk.go_on(3_000, &[(CARO, &quiet)]);
+        let tenth = |at: u64| if at.is_multiple_of(100) { Some(25) } else { None };
+        talk.go_on(1_000, &[(ANNA, &tenth), (BEN, &tenth)]);
+        assert_eq!(talk.loudest().len(), 2, "{:?}", talk.loudest());
     }
 }

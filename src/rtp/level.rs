@@ -1,5 +1,5 @@
 //! How loud a track of sound is, as its packets say themselves (RFC 6464): nothing has to be decoded. The last second is kept in
-//! steps of a tenth, so that a reader who looks once a second sees who spoke when.
+//! steps of a tenth, so that a reader who looks now and then sees who spoke when.
 
 use crate::units::Micros;
 
@@ -61,6 +61,14 @@ impl Levels {
         self.steps
     }
 
+    /// The last step that is over, and when it ended.
+    pub fn last(&self, now: Micros) -> (Level, Micros) {
+        let number = now.0 / STEP.0;
+        let kept = number > 0 && number <= self.newest + 1 && number + STEPS as u64 > self.newest + 1;
+        let level = if kept { self.steps[(number - 1) as usize % STEPS] } else { Level::SILENCE };
+        (level, Micros(number * STEP.0))
+    }
+
     /// Steps up to `now`; its place.
     fn go_on(&mut self, now: Micros) -> usize {
         let number = now.0 / STEP.0;
@@ -99,6 +107,9 @@ mod tests {
         assert_eq!(at(levels, 6_300), [127; STEPS]);
         assert_eq!(at(levels, 900_000), [127; STEPS]);
         assert!(levels.until(Micros::from_millis(5_399))[6].voice);
+        let last = |millis| levels.last(Micros::from_millis(millis));
+        assert_eq!(last(5_400), (Level { below_full: 20, voice: false }, Micros::from_millis(5_400)));
+        assert_eq!([5_399, 5_450, 5_500, 900_000].map(|millis| last(millis).0.below_full), [127, 20, 127, 127]);
         // A clock that jumps back changes nothing.
         levels.record(Level { below_full: 10, voice: false }, Micros::ZERO);
         assert_eq!(at(levels, 5_399)[9], 10);

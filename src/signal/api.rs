@@ -98,6 +98,8 @@ pub struct Attend {
     pub attributes: HashMap<String, String>,
     pub permission: proto::ParticipantPermission,
     pub kind: i32,
+    /// The API key of its token.
+    pub key: String,
     pub client: IpAddr,
     pub user_agent: String,
     /// One peer connection for both directions.

@@ -17,7 +17,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::api::Purpose;
-use crate::config::Keys;
+use crate::config::KeyRing;
 
 /// Seconds by which the clocks of issuer and server may differ.
 const LEEWAY_SECS: u64 = 10;
@@ -179,9 +179,9 @@ impl fmt::Display for Denied {
     }
 }
 
-/// The keys of this server, ready to verify with.
+/// Lets requests through that prove what they may.
 pub struct Gate {
-    keys: Vec<(String, hmac::Key)>,
+    keys: KeyRing,
     open: bool,
 }
 
@@ -194,8 +194,8 @@ enum When {
 
 impl Gate {
     /// `open`: a request without a token is let through; one with a token is still checked.
-    pub fn new(keys: &Keys, open: bool) -> Self {
-        Gate { keys: keys.0.iter().map(|(key, secret)| (key.clone(), mac_key(secret))).collect(), open }
+    pub fn new(keys: &KeyRing, open: bool) -> Self {
+        Gate { keys: keys.clone(), open }
     }
 
     /// Lets a join through and tells the identity.
@@ -282,35 +282,39 @@ impl Gate {
         }
     }
 
-    /// Checks a JWS in compact serialization (RFC 7515 §5.2) and its claims (RFC 7519 §4.1).
     fn verify(&self, token: &str, when: When) -> Result<Claims, Denied> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Denied::TooLong);
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Denied::NotJwt)?;
-        let (header, claims) = signed.split_once('.').ok_or(Denied::NotJwt)?;
-        let (header, claims) = (base64url(header).ok_or(Denied::NotJwt)?, base64url(claims).ok_or(Denied::NotJwt)?);
-        let header: Header = serde_json::from_slice(&header).map_err(|_| Denied::NotJwt)?;
-        if header.alg != "HS256" {
-            return Err(Denied::Algorithm { found: header.alg.chars().take(16).collect() });
-        }
-        // The issuer is read before the signature is checked only to find the secret to check it with.
-        let issuer: Issuer = serde_json::from_slice(&claims).map_err(|_| Denied::Claim { name: "iss" })?;
-        let (_, key) = self.keys.iter().find(|(key, _)| *key == issuer.iss).ok_or(Denied::UnknownKey)?;
-        let signature = base64url(signature).ok_or(Denied::NotJwt)?;
-        hmac::verify(key, signed.as_bytes(), &signature).map_err(|_| Denied::Signature)?;
-        let claims: Claims = serde_json::from_slice(&claims).map_err(|error| Denied::Claims { reason: error.to_string() })?;
-        if when == When::Now {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            if claims.exp.saturating_add(LEEWAY_SECS) <= now {
-                return Err(Denied::Expired);
-            }
-            if claims.nbf.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_SECS)) {
-                return Err(Denied::NotYet);
-            }
-        }
-        Ok(claims)
+        verify(token, when, |issuer| self.keys.secret(issuer).map(|secret| mac_key(&secret)))
     }
+}
+
+/// Checks a JWS in compact serialization (RFC 7515 §5.2) and its claims (RFC 7519 §4.1).
+fn verify(token: &str, when: When, key_of: impl Fn(&str) -> Option<hmac::Key>) -> Result<Claims, Denied> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Denied::TooLong);
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(Denied::NotJwt)?;
+    let (header, claims) = signed.split_once('.').ok_or(Denied::NotJwt)?;
+    let (header, claims) = (base64url(header).ok_or(Denied::NotJwt)?, base64url(claims).ok_or(Denied::NotJwt)?);
+    let header: Header = serde_json::from_slice(&header).map_err(|_| Denied::NotJwt)?;
+    if header.alg != "HS256" {
+        return Err(Denied::Algorithm { found: header.alg.chars().take(16).collect() });
+    }
+    // The issuer is read before the signature is checked only to find the secret to check it with.
+    let issuer: Issuer = serde_json::from_slice(&claims).map_err(|_| Denied::Claim { name: "iss" })?;
+    let key = key_of(&issuer.iss).ok_or(Denied::UnknownKey)?;
+    let signature = base64url(signature).ok_or(Denied::NotJwt)?;
+    hmac::verify(&key, signed.as_bytes(), &signature).map_err(|_| Denied::Signature)?;
+    let claims: Claims = serde_json::from_slice(&claims).map_err(|error| Denied::Claims { reason: error.to_string() })?;
+    if when == When::Now {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if claims.exp.saturating_add(LEEWAY_SECS) <= now {
+            return Err(Denied::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf| nbf > now.saturating_add(LEEWAY_SECS)) {
+            return Err(Denied::NotYet);
+        }
+    }
+    Ok(claims)
 }
 
 /// Makes a token: of [`Claims`], or of others that mean nothing here.
@@ -416,6 +420,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::config::Keys;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -424,7 +429,7 @@ mod tests {
     }
 
     fn gate(open: bool) -> Gate {
-        Gate::new(&Keys(BTreeMap::from([("k".to_owned(), SECRET.to_owned())])), open)
+        Gate::new(&Keys(BTreeMap::from([("k".to_owned(), SECRET.to_owned())])).into(), open)
     }
 
     fn claims() -> Claims {
@@ -453,10 +458,23 @@ mod tests {
                       vbS9pc19yb290Ijp0cnVlfQ";
         let token = format!("{signed}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &base64url(key).unwrap());
-        let gate = Gate { keys: vec![("joe".into(), key)], open: false };
-        assert_eq!(gate.verify(&token, When::AnyTime).unwrap().exp, 1_300_819_380);
-        assert_eq!(gate.verify(&token, When::Now).unwrap_err(), Denied::Expired);
-        assert_eq!(gate.verify(&token.replace("dBjf", "dBjg"), When::AnyTime).unwrap_err(), Denied::Signature);
+        let verify = |token: &str, when| verify(token, when, |issuer| (issuer == "joe").then(|| key.clone()));
+        assert_eq!(verify(&token, When::AnyTime).unwrap().exp, 1_300_819_380);
+        assert_eq!(verify(&token, When::Now).unwrap_err(), Denied::Expired);
+        assert_eq!(verify(&token.replace("dBjf", "dBjg"), When::AnyTime).unwrap_err(), Denied::Signature);
+    }
+
+    #[test]
+    fn keys_that_are_replaced_count_at_once() {
+        let keys = KeyRing::from(Keys(BTreeMap::from([("k".to_owned(), SECRET.to_owned())])));
+        let gate = Gate::new(&keys, false);
+        let join = |key: &str| {
+            let token = sign(&Claims { iss: key.into(), ..claims() }, SECRET).unwrap();
+            gate.join(&headers(&token), "a", Purpose::Publish)
+        };
+        assert!(join("k").is_ok() && join("new") == Err(Denied::UnknownKey));
+        keys.replace(Keys(BTreeMap::from([("new".to_owned(), SECRET.to_owned())])));
+        assert!(join("new").is_ok() && join("k") == Err(Denied::UnknownKey));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod attend;
 mod data;
 mod feeds;
+mod floor;
 mod joins;
 mod layer;
 mod members;
@@ -16,6 +17,7 @@ mod recording;
 mod rooms;
 mod service;
 mod talk;
+mod token;
 mod transports;
 mod view;
 
@@ -32,7 +34,7 @@ use tracing::{info, warn};
 use super::api::{Gauges, IfMatch, Join, Joined, Patched, Purpose, Refusal, Request, Seen, SessionPath};
 use super::handshakes::{Notice, Office, Order};
 use super::negotiate::{self, Agreed, CodecPolicy, DtlsRole, LocalTransport};
-use crate::config::IceServer;
+use crate::config::{IceServer, KeyRing, RoomPlan};
 use crate::limits::{CONSENT_MILLIS_MAX, TRACKS_MAX};
 use crate::mem::Handoff;
 use crate::metrics::WorkerMetrics;
@@ -40,6 +42,7 @@ use crate::peer::send::CNAME;
 use crate::peer::{Growth, Peer};
 use crate::rtp::config::{Direction, MediaConfig, Mid};
 use crate::rtp::layers::Choice;
+use crate::rtp::level::STEP;
 use crate::secure::dtls::{Fingerprint, Role};
 use crate::secure::srtp::Profile;
 use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
@@ -52,6 +55,8 @@ pub use rooms::RoomSettings;
 
 /// Time between two looks at what has expired, and two updates of the gauges.
 const TICK: Micros = Micros::from_millis(250);
+/// Between two looks at who speaks, in rooms where anybody does: how often workers tell of sound.
+const LOOK: Micros = STEP;
 
 /// What the director needs to know of the configuration.
 pub struct Settings {
@@ -65,6 +70,9 @@ pub struct Settings {
     pub load_max: u64,
     /// Of one address; 0: any number.
     pub joins_per_minute: u32,
+    pub room: RoomPlan,
+    /// What members' tokens are renewed with.
+    pub keys: KeyRing,
     pub codecs: CodecPolicy,
     /// What members' clients are told of STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
@@ -163,7 +171,7 @@ struct Session {
     lines: Vec<MediaConfig>,
     /// What they are fed from.
     feeds: Vec<Feed>,
-    /// Of a member that makes all offers itself: what the last answer said is sent on them.
+    /// Of a member: what its client was told last is sent on them.
     told: Vec<(Mid, TrackId)>,
     /// And those on which anything ever was.
     used: BTreeSet<Mid>,
@@ -222,6 +230,7 @@ pub struct Director {
     connections: u64,
     now: Micros,
     next_tick: Micros,
+    next_look: Micros,
     draining: bool,
     joins: Joins,
 }
@@ -253,6 +262,7 @@ impl Director {
             connections: 0,
             now: Micros::ZERO,
             next_tick: Micros::ZERO,
+            next_look: Micros::ZERO,
             draining: false,
             joins: Joins::default(),
         }
@@ -272,15 +282,20 @@ impl Director {
         while let Ok(request) = self.requests.try_recv() {
             self.request(request, now);
         }
+        if now >= self.next_look {
+            self.next_look = now + LOOK;
+            self.listen();
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.expire_unclaimed(now);
             self.expire_members();
+            self.renew_tokens();
             self.tidy_rooms();
             self.tidy_recordings();
             self.publish_gauges();
         }
-        if self.flush() { self.next_tick } else { now + Micros::from_millis(1) }
+        if self.flush() { self.next_tick.min(self.next_look) } else { now + Micros::from_millis(1) }
     }
 
     /// Gives the workers what is meant for them; false if something had to stay.
@@ -619,10 +634,10 @@ impl Director {
             Event::Stats { peer, stats } => {
                 if let Some(session) = self.session(peer) {
                     session.take_stats(stats, now);
-                    self.listen(peer.slot, now);
                     self.note_quality(peer.slot);
                 }
             }
+            Event::Sound { peer, level, at } => self.hear(peer, level, at),
             Event::Spent(Spent::Peer(peer)) => self.release(peer.id),
             Event::Spent(_) => {}
         }

@@ -26,7 +26,7 @@ use crate::config::{IceServer, Plan};
 pub use failure::Failure;
 pub use resource::check_room_name;
 pub(super) use resource::{endpoint, layer, seen, session};
-pub use server::{Listener, ServeError};
+pub use server::{Certificate, Listener, ServeError};
 
 /// What the handlers need.
 pub struct Services {

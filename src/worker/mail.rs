@@ -25,6 +25,7 @@ use crate::peer::send::{Binding, SenderStats};
 use crate::peer::{Growth, Keys, Peer};
 use crate::room::shard::{Shard, Subscriber};
 use crate::rtp::layers::{Choice, Layers};
+use crate::rtp::level::Level;
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
@@ -153,6 +154,12 @@ pub enum Event {
     Stats {
         peer: PeerId,
         stats: PeerStats,
+    },
+    /// How loud a publisher was in the tenth of a second before `at`, ten times a second; of silence, only its beginning.
+    Sound {
+        peer: PeerId,
+        level: Level,
+        at: Micros,
     },
     Spent(Spent),
 }

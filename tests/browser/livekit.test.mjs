@@ -213,6 +213,9 @@ test('an application looks after rooms, and is told what happens', { timeout: 12
   await rooms.sendData('managed', new TextEncoder().encode('from the server'), DataPacket_Kind.RELIABLE, { destinationIdentities: ['bob'], topic: 't' });
   await until('data of the server', 10_000, async () => (await bob.evaluate(() => window.lk.data)).some((data) => data.text === 'from the server'));
   assert.deepEqual(await ada.evaluate(() => window.lk.data), []);
+  for (const move of ['moveParticipant', 'forwardParticipant']) {
+    await assert.rejects(rooms[move]('managed', 'ada', 'other'), ({ status, code, message }) => status === 501 && code === 'unimplemented' && /RemoveParticipant/.test(message));
+  }
   const updated = await rooms.updateParticipant('managed', 'ada', { metadata: 'told', permission: { canPublish: false, canSubscribe: true, canPublishData: true } });
   assert.equal(updated.metadata, 'told');
   await until('ada may not publish any more', 10_000, async () => !(await received(bob)).some((track) => track.subscribed));

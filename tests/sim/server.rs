@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
-use distributary::config::{HoldChoice, RecordPlan, RecordWish};
+use distributary::config::{HoldChoice, KeyRing, RecordPlan, RecordWish, RoomPlan};
 use distributary::io::{Fake, Io};
 use distributary::limits::SESSIONS_MAX;
 use distributary::mem::{Arena, Handoff};
@@ -104,6 +104,8 @@ impl Server {
             room_sessions_max: sessions_max,
             load_max: 90,
             joins_per_minute: 0,
+            room: RoomPlan::default(),
+            keys: KeyRing::default(),
             codecs: CodecPolicy::new([Codec::Opus, Codec::Vp8]),
             ice_servers: Vec::new(),
             epoch: EPOCH,

@@ -51,7 +51,7 @@ impl Director {
             // Whoever comes later is the one who is there.
             self.dismiss(&attend.room, &attend.identity, proto::DisconnectReason::DuplicateIdentity, Action::Disconnect);
         }
-        let Attend { room, identity, name, metadata, attributes, permission, kind, client, user_agent, .. } = attend;
+        let Attend { room, identity, name, metadata, attributes, permission, kind, key: api_key, client, user_agent, .. } = attend;
         let member = Member {
             sid: format!("PA_{}", self.token(12)),
             identity: identity.clone(),
@@ -60,6 +60,8 @@ impl Director {
             attributes,
             permission,
             kind,
+            key: api_key,
+            renewal: self.now,
             state: State::Joined,
             since: self.now,
             version: 0,
@@ -137,7 +139,7 @@ impl Director {
         sid: &str,
         offer: Option<proto::SessionDescription>,
     ) -> Result<Attended, Refusal> {
-        let (servers, epoch) = (self.ice_servers(), self.settings.epoch);
+        let (servers, epoch, now) = (self.ice_servers(), self.settings.epoch, self.now);
         let mut outbox = Outbox::new(outbox);
         let back = self.member_mut(&key.room, &key.identity).filter(|member| member.sid == sid && !member.whip);
         let Some(member) = back else {
@@ -146,7 +148,7 @@ impl Director {
             outbox.send(Message::Leave(proto::LeaveRequest { can_reconnect: true, reason, action, ..Default::default() }));
             return Err(Refusal::UnknownSession);
         };
-        (member.connection, member.away) = (key.connection, None);
+        (member.connection, member.away, member.renewal) = (key.connection, None, now);
         outbox.send(Message::Reconnect(proto::ReconnectResponse {
             ice_servers: servers,
             server_info: Some(server_info()),

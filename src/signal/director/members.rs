@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use super::rooms::Room;
 use super::transports::Watching;
 use super::{Director, Part};
-use crate::room::speaker::Activity;
 use crate::rtp::config::{Codec, CodecConfig, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::{Micros, TrackId};
@@ -61,7 +60,8 @@ impl Publication {
 /// What a member wants of somebody's track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub subscribed: bool,
+    /// None: it did not say.
+    pub subscribed: Option<bool>,
     pub disabled: bool,
     /// LiveKit's: 0 low, 1 medium, 2 high; none: by size, or the best.
     pub quality: Option<u8>,
@@ -76,6 +76,9 @@ pub(super) struct Member {
     pub attributes: HashMap<String, String>,
     pub permission: proto::ParticipantPermission,
     pub kind: i32,
+    /// The API key of its token, and when its client is given another.
+    pub key: String,
+    pub renewal: Micros,
     pub state: proto::participant_info::State,
     pub since: Micros,
     pub version: u32,
@@ -130,7 +133,12 @@ impl Member {
 
     /// Whether it wants a track.
     pub fn wants(&self, sid: &str) -> bool {
-        self.permission.can_subscribe && self.wanted.get(sid).map_or(self.auto_subscribe, |wanted| wanted.subscribed)
+        self.permission.can_subscribe && self.said(sid).unwrap_or(self.auto_subscribe)
+    }
+
+    /// What it said of whether it wants a track.
+    pub fn said(&self, sid: &str) -> Option<bool> {
+        self.wanted.get(sid).and_then(|wanted| wanted.subscribed)
     }
 
     pub fn info(&self, epoch: i64) -> proto::ParticipantInfo {
@@ -276,6 +284,8 @@ impl Director {
             attributes: HashMap::new(),
             permission,
             kind: proto::participant_info::Kind::Ingress as i32,
+            key: String::new(),
+            renewal: Micros::NEVER,
             state: proto::participant_info::State::Active,
             since: self.now,
             version: 0,
@@ -376,37 +386,5 @@ impl Director {
             };
             self.remove_member(&room, &identity, reason);
         }
-    }
-
-    /// Those who speak in a room now.
-    pub(super) fn speaking<'a>(&self, room: &'a Room) -> Vec<(&'a Member, Activity)> {
-        let activity = |member: &'a Member| {
-            let session = member.publisher.and_then(|slot| self.sessions.get(&slot))?;
-            Some((member, room.speakers.activity(session.sound()?, self.now)))
-        };
-        room.members.values().filter_map(activity).filter(|(_, activity)| activity.speaking).collect()
-    }
-
-    /// Tells members who speaks, if that has changed.
-    pub(super) fn tell_speakers(&mut self, name: &str) {
-        let Some(room) = self.rooms.get(name).filter(|room| room.members.values().any(|member| !member.whip)) else { return };
-        let info = |(member, activity): (&Member, Activity)| {
-            // RFC 6464 levels are in dB below full scale; LiveKit's are linear.
-            let level = 10f32.powf(-f32::from(activity.level.below_full) / 20.0);
-            proto::SpeakerInfo { sid: member.sid.clone(), level: level.clamp(0.0, 1.0), active: true }
-        };
-        let mut speakers: Vec<_> = self.speaking(room).into_iter().map(info).collect();
-        let speaking: Vec<String> = speakers.iter().map(|speaker| speaker.sid.clone()).collect();
-        if speaking.is_empty() && room.speaking.is_empty() {
-            return;
-        }
-        let silent = room.speaking.iter().filter(|sid| !speaking.contains(sid));
-        let silent: Vec<_> = silent.map(|sid| proto::SpeakerInfo { sid: sid.clone(), level: 0.0, active: false }).collect();
-        speakers.extend(silent);
-        speakers.sort_by(|a, b| b.level.total_cmp(&a.level));
-        if let Some(room) = self.rooms.get_mut(name) {
-            room.speaking = speaking;
-        }
-        self.tell_room(name, &Message::SpeakersChanged(proto::SpeakersChanged { speakers }));
     }
 }

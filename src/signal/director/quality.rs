@@ -75,7 +75,8 @@ impl Director {
 
     /// The index of the encoding that is of a quality; the best where there is but one.
     fn encoding_of(&self, track: TrackId, quality: u8) -> u8 {
-        let Some(media) = self.media_of(track) else { return u8::MAX };
+        let video = self.track(track).filter(|track| track.kind == MediaKind::Video);
+        let Some(media) = video.and_then(|_| self.media_of(track)) else { return u8::MAX };
         encoding(media, quality)
     }
 

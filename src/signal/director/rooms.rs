@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::feeds::line_for;
 use super::members::Member;
 use super::{Director, Part, Session};
+use crate::config::RoomPlan;
 use crate::limits::SPEAKERS_MAX;
+use crate::room::floor::Floor;
 use crate::room::speaker::Speakers;
-use crate::rtp::level::{STEP, STEPS};
+use crate::rtp::level::STEP;
 use crate::units::{Micros, TrackId};
 
 /// The sessions of one name.
@@ -26,10 +28,16 @@ pub(super) struct Room {
     /// Whom viewers are shown: the session that publishes.
     pub stage: Option<u32>,
     pub speakers: Speakers,
-    /// What members were last told of who speaks: ids of members.
+    /// Something was heard since the last look.
+    pub stirred: bool,
+    /// What members were last told of who speaks: ids of members; and when.
     pub speaking: Vec<String>,
     /// And recordings: identities, in order.
     pub noted: Vec<String>,
+    pub told: Micros,
+    /// Where not everything is sent: whose microphones and whose cameras are.
+    pub heard: Option<Floor>,
+    pub seen: Option<Floor>,
     /// Of a room that was made by request or has had members: how it is kept, and what is told of it.
     pub settings: RoomSettings,
     /// Since when nobody is in it.
@@ -52,12 +60,27 @@ pub struct RoomSettings {
 }
 
 impl Room {
-    pub fn new(sid: String, now: Micros) -> Room {
-        // Levels come with the statistics, once a second.
-        let speakers = Speakers::new(SPEAKERS_MAX, Micros::from_millis(1_500));
-        let (viewers, members, settings) = Default::default();
-        let (publisher, stage, empty, speaking, noted, used) = (None, None, Some(now), Vec::new(), Vec::new(), false);
-        Room { sid, since: now, publisher, viewers, members, stage, speakers, speaking, noted, settings, empty, used }
+    pub fn new(sid: String, name: &str, plan: &RoomPlan, now: Micros) -> Room {
+        let limited = plan.names.iter().any(|pattern| pattern.matches(name));
+        let floor = |places: usize| (limited && places > 0).then(|| Floor::new(places));
+        Room {
+            sid,
+            since: now,
+            publisher: None,
+            viewers: BTreeSet::new(),
+            members: BTreeMap::new(),
+            stage: None,
+            speakers: Speakers::new(SPEAKERS_MAX, Micros(2 * STEP.0)),
+            stirred: false,
+            speaking: Vec::new(),
+            noted: Vec::new(),
+            told: Micros::ZERO,
+            heard: floor(plan.speakers),
+            seen: floor(plan.last_n),
+            settings: RoomSettings::default(),
+            empty: Some(now),
+            used: false,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -88,10 +111,11 @@ impl Director {
         let now = self.now;
         if !self.rooms.contains_key(name) {
             let sid = format!("RM_{}", self.token(12));
-            self.rooms.insert(name.to_owned(), Room::new(sid, now));
+            self.rooms.insert(name.to_owned(), Room::new(sid, name, &self.settings.room, now));
             self.happened("room_started", name, None, None);
         }
-        self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(String::new(), now))
+        let plan = &self.settings.room;
+        self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(String::new(), name, plan, now))
     }
 
     pub(super) fn enter_room(&mut self, session: &Session) {
@@ -136,22 +160,6 @@ impl Director {
     pub(super) fn tidy_rooms(&mut self) {
         let empty: Vec<String> = self.rooms.iter().filter(|(_, room)| room.len() == 0).map(|(name, _)| name.clone()).collect();
         empty.iter().for_each(|name| self.tidy_room(name));
-    }
-
-    /// Takes in how loud a publisher was in the last second.
-    pub(super) fn listen(&mut self, slot: u32, now: Micros) {
-        let Some(session) = self.sessions.get(&slot) else { return };
-        let Some(track) = session.sound() else { return };
-        let name = session.room.clone();
-        let Some(room) = self.rooms.get_mut(&name) else { return };
-        for (index, level) in session.stats.inbound.levels.until(session.stats.at).into_iter().enumerate() {
-            let ago = STEP.0 * (STEPS - 1 - index) as u64;
-            room.speakers.hear(track, level, Micros(now.0.saturating_sub(ago)));
-        }
-        room.speakers.settle(now);
-        self.set_stage(&name);
-        self.tell_speakers(&name);
-        self.note_speakers(&name);
     }
 
     /// Shows the viewers whoever is to be on stage now.

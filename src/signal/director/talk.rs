@@ -208,8 +208,8 @@ impl Director {
         let sids: Vec<String> = sids.iter().filter(|sid| known(self, sid)).cloned().collect();
         let Some(member) = self.member_mut(room, identity) else { return };
         for sid in sids {
-            let unset = Wanted { subscribed, disabled: false, quality: None, size: (0, 0) };
-            member.wanted.entry(sid).or_insert(unset).subscribed = subscribed;
+            let unset = Wanted { subscribed: None, disabled: false, quality: None, size: (0, 0) };
+            member.wanted.entry(sid).or_insert(unset).subscribed = Some(subscribed);
         }
         self.resubscribe_member(room, identity);
     }
@@ -224,7 +224,7 @@ impl Director {
         for sid in request.track_sids.iter().take(MEDIA_PER_PEER) {
             let track = self.publication(&key.room, sid).and_then(|publication| publication.track);
             let Some(member) = self.speaker_for(key) else { return };
-            let subscribed = member.wants(sid);
+            let subscribed = member.said(sid);
             let sized = request.width > 0 && request.height > 0;
             let quality = (!sized).then(|| request.quality.clamp(0, 2) as u8);
             let wanted = Wanted { subscribed, disabled: request.disabled, quality, size: (request.width, request.height) };

@@ -9,6 +9,7 @@ use livekit_protocol as proto;
 use proto::signal_response::Message;
 
 use super::feeds::decodable;
+use super::floor::Share;
 use super::members::AWAY_MAX;
 use super::{Director, Opening, Part};
 use crate::limits::MEDIA_PER_PEER;
@@ -45,7 +46,7 @@ struct OfferedLine {
     used: bool,
 }
 
-/// Something that a member is to be sent.
+/// Something that a member is sent, or may be at once.
 #[derive(Clone, Debug)]
 struct Watched {
     track: TrackId,
@@ -53,53 +54,76 @@ struct Watched {
     codec: CodecConfig,
     sid: String,
     msid: Msid,
+    /// Or it was sent not long ago and may be again: what was negotiated for it is kept.
+    flows: bool,
 }
 
 impl Director {
-    /// What a member is to be sent: everything that others publish and it wants and may watch.
+    /// What a member is to be sent: everything that others publish and it wants and may watch, as far as the room's floor goes.
     fn watched(&self, room: &str, identity: &str) -> Vec<Watched> {
         let Some(room) = self.rooms.get(room) else { return Vec::new() };
         let Some(member) = room.members.get(identity) else { return Vec::new() };
+        let session = member.subscriber.and_then(|slot| self.sessions.get(&slot));
+        let told = |track| session.is_some_and(|session| session.told.iter().any(|(_, own)| *own == track));
         let mut watched = Vec::new();
         for other in room.members.values().filter(|other| other.identity != identity) {
             for publication in &other.publications {
                 let Some(track) = publication.track.and_then(|id| self.track(id)) else { continue };
                 let sid = publication.info.sid.clone();
-                if !member.wants(&sid) || !other.may_be_watched(member, &sid) || watched.len() >= MEDIA_PER_PEER {
+                if !member.wants(&sid) || !other.may_be_watched(member, &sid) {
+                    continue;
+                }
+                let share = room.share(member, publication, track.id);
+                if share == Share::None || (share == Share::Kept && !told(track.id)) {
                     continue;
                 }
                 // LiveKit's clients find the member in the stream's name, and the track in that of the track.
                 let stream = format!("{}|{sid}", other.sid);
                 let msid = Msid { stream, track: sid.clone() };
-                watched.push(Watched { track: track.id, kind: track.kind, codec: track.codec, sid, msid });
+                let flows = share == Share::Flows;
+                watched.push(Watched { track: track.id, kind: track.kind, codec: track.codec, sid, msid, flows });
             }
         }
+        // What flows goes before what may.
+        watched.sort_by_key(|own| !own.flows);
+        watched.truncate(MEDIA_PER_PEER);
         watched
     }
 
     /// Sees to it that all members of a room are sent what they are to be sent now.
     pub(super) fn resubscribe(&mut self, room: &str) {
+        self.settle_floors(room);
+        self.resubscribe_all(room);
+    }
+
+    pub(super) fn resubscribe_all(&mut self, room: &str) {
         let members = self.rooms.get(room).into_iter().flat_map(|room| room.members.values());
         let identities: Vec<String> = members.filter(|member| !member.whip).map(|member| member.identity.clone()).collect();
         identities.iter().for_each(|identity| self.resubscribe_member(room, identity));
     }
 
-    /// The same for one of them: what is no longer wanted ends at once, what is new takes a negotiation.
+    /// The same for one of them: what is no longer wanted ends at once, what was negotiated before begins at once, and what is new takes a
+    /// negotiation.
     pub(super) fn resubscribe_member(&mut self, room: &str, identity: &str) {
         let watched = self.watched(room, identity);
         let Some(member) = self.member(room, identity) else { return };
-        let (single, slot) = (member.single, member.subscriber);
+        let (single, slot, unanswered) = (member.single, member.subscriber, member.watching.unanswered);
         let session = slot.and_then(|slot| self.sessions.get(&slot));
         let feeds = session.map(|session| session.feeds.clone()).unwrap_or_default();
         let told = session.map(|session| session.told.clone()).unwrap_or_default();
         let stale = told.iter().any(|(_, track)| watched.iter().all(|own| own.track != *track));
-        let ended: Vec<u16> =
-            feeds.iter().filter(|feed| watched.iter().all(|own| own.track != feed.track)).map(|feed| feed.sender).collect();
+        let flows = |track| watched.iter().any(|own| own.flows && own.track == track);
+        let fed = |track| feeds.iter().any(|feed| feed.track == track);
+        let known = |track| told.iter().any(|(_, own)| *own == track);
         if let Some(slot) = slot {
-            ended.iter().for_each(|sender| self.starve(slot, *sender));
+            let ended = feeds.iter().filter(|feed| !flows(feed.track));
+            ended.for_each(|feed| self.starve(slot, feed.sender));
+            // While a client thinks about an offer, what its answer will say counts.
+            let begins = told.iter().filter(|(_, track)| !fed(*track) && !unanswered);
+            let begins: Vec<(Mid, TrackId)> = begins.copied().collect();
+            self.feed_told(room, identity, slot, &begins, &watched);
         }
-        let new = |own: &&Watched| feeds.iter().all(|feed| feed.track != own.track);
-        let new: Vec<&Watched> = watched.iter().filter(new).collect();
+        let new: Vec<&Watched> = watched.iter().filter(|own| own.flows && !fed(own.track) && !known(own.track)).collect();
         match single {
             true if slot.is_some() => self.ask_for_offer(room, identity, &new, stale),
             // It comes with an offer of its own.
@@ -153,20 +177,35 @@ impl Director {
             member.tell(Message::Answer(answer));
         }
         if let Some(session) = self.sessions.get_mut(&slot) {
-            session.told = assigned.clone();
             session.used.extend(assigned.iter().map(|(mid, _)| *mid));
         }
-        for (mid, track) in assigned {
-            let line = self.sessions.get(&slot).and_then(|session| session.lines.iter().position(|line| line.mid == mid));
-            if let Some(line) = line {
-                self.feed(slot, line as u16, track);
-                self.apply_wish(room, identity, track);
-            }
-        }
+        self.tell(slot, &assigned);
+        self.feed_told(room, identity, slot, &assigned, &names);
         self.attach(room, identity, slot);
         // What came meanwhile.
         self.resubscribe_member(room, identity);
         self.tell_qualities(room);
+    }
+
+    /// A client knows now what is sent on which of its m-lines: what is sent otherwise ends.
+    fn tell(&mut self, slot: u32, told: &[(Mid, TrackId)]) {
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        session.told = told.to_vec();
+        let mid = |sender: u16| session.lines.get(sender as usize).map(|line| line.mid);
+        let known = |sender: u16, track| mid(sender).is_some_and(|mid| told.contains(&(mid, track)));
+        let feeds = session.feeds.iter();
+        let others: Vec<u16> = feeds.filter(|feed| !known(feed.sender, feed.track)).map(|feed| feed.sender).collect();
+        others.into_iter().for_each(|sender| self.starve(slot, sender));
+    }
+
+    /// Feeds the m-lines of which a client knows what is sent on them, as far as it flows.
+    fn feed_told(&mut self, room: &str, identity: &str, slot: u32, told: &[(Mid, TrackId)], watched: &[Watched]) {
+        for (mid, track) in told {
+            let line = self.sessions.get(&slot).and_then(|session| session.lines.iter().position(|line| line.mid == *mid));
+            let Some(line) = line.filter(|_| watched.iter().any(|own| own.flows && own.track == *track)) else { continue };
+            self.feed(slot, line as u16, *track);
+            self.apply_wish(room, identity, *track);
+        }
     }
 
     #[allow(clippy::type_complexity)]
@@ -458,7 +497,7 @@ impl Director {
         }
         watching.unanswered = false;
         let (credentials, slot) = (watching.credentials.unwrap_or_default(), member.subscriber);
-        let fed: Vec<(Mid, TrackId)> = watching.lines.iter().filter_map(|line| Some((line.mid, line.track?))).collect();
+        let told: Vec<(Mid, TrackId)> = watching.lines.iter().filter_map(|line| Some((line.mid, line.track?))).collect();
         let previous: Vec<(Mid, StreamPair)> = watching.lines.iter().map(|line| (line.mid, line.stream)).collect();
         let agreed = match negotiate::read_answer(&answer.sdp, &self.settings.codecs, &previous) {
             Ok(agreed) => agreed,
@@ -485,13 +524,9 @@ impl Director {
                 slot
             }
         };
-        for (mid, track) in fed {
-            let line = self.sessions.get(&slot).and_then(|session| session.lines.iter().position(|line| line.mid == mid));
-            if let Some(line) = line {
-                self.feed(slot, line as u16, track);
-                self.apply_wish(room, identity, track);
-            }
-        }
+        self.tell(slot, &told);
+        let watched = self.watched(room, identity);
+        self.feed_told(room, identity, slot, &told, &watched);
         self.tell_qualities(room);
         if self.member(room, identity).is_some_and(|member| member.watching.stale || member.watching.restart) {
             self.resubscribe_member(room, identity);

@@ -51,6 +51,32 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+/// What the server proves with who it is, and where that comes from.
+#[derive(Clone)]
+pub struct Certificate {
+    files: TlsFiles,
+    config: RustlsConfig,
+}
+
+impl Certificate {
+    pub async fn read(files: &TlsFiles) -> Result<Certificate, ServeError> {
+        // Fails only if another provider was installed before, which will do as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
+        config.map(|config| Certificate { files: files.clone(), config }).map_err(|error| bad(files, error))
+    }
+
+    /// Reads the files again: new connections get what is in them now. On an error all stays as it was.
+    pub async fn reload(&self) -> Result<(), ServeError> {
+        let read = self.config.reload_from_pem_file(&self.files.cert, &self.files.key).await;
+        read.map_err(|error| bad(&self.files, error))
+    }
+}
+
+fn bad(files: &TlsFiles, error: io::Error) -> ServeError {
+    ServeError::Tls { cert: files.cert.clone(), key: files.key.clone(), error }
+}
+
 /// A bound socket: made before anything else starts, so that a taken port is found first.
 pub struct Listener {
     socket: TcpListener,
@@ -89,8 +115,8 @@ impl Listener {
         move || stop.graceful_shutdown(Some(GRACE))
     }
 
-    /// Serves until the stopper is called.
-    pub async fn serve(self, routes: Router, tls: Option<&TlsFiles>) -> Result<(), ServeError> {
+    /// Serves until the stopper is called; with a certificate over TLS.
+    pub async fn serve(self, routes: Router, certificate: Option<Certificate>) -> Result<(), ServeError> {
         let connections = self.stop.clone();
         // As `into_make_service_with_connect_info`, and nothing for connections beyond the limit: these are closed.
         let service = service_fn(move |client: SocketAddr| {
@@ -100,19 +126,12 @@ impl Listener {
                 false => Err(io::Error::other("too many HTTP connections")),
             })
         });
-        let Some(files) = tls else {
+        let Some(certificate) = certificate else {
             let server = axum_server::from_tcp(self.socket).map_err(ServeError::Serve)?;
             let server = server.handle(self.stop).first_request_timeout(FIRST_REQUEST);
             return server.serve(service).await.map_err(ServeError::Serve);
         };
-        // Fails only if another provider was installed before, which will do as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = RustlsConfig::from_pem_file(&files.cert, &files.key).await.map_err(|error| ServeError::Tls {
-            cert: files.cert.clone(),
-            key: files.key.clone(),
-            error,
-        })?;
-        let server = axum_server::from_tcp_rustls(self.socket, config).map_err(ServeError::Serve)?;
+        let server = axum_server::from_tcp_rustls(self.socket, certificate.config).map_err(ServeError::Serve)?;
         let server = server.handle(self.stop).first_request_timeout(FIRST_REQUEST);
         server.serve(service).await.map_err(ServeError::Serve)
     }

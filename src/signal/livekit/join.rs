@@ -9,7 +9,7 @@ use prost::Message;
 use serde::Deserialize;
 
 use crate::limits::SIGNAL_BYTES_MAX;
-use crate::signal::auth::{Claims, base64url};
+use crate::signal::auth::{Claims, VideoGrants, base64url};
 
 /// The query of either URL.
 #[derive(Debug, Default, Deserialize)]
@@ -92,16 +92,34 @@ fn plain(letter: char) -> char {
     }
 }
 
+/// Tokens' names of what is published.
+const SOURCES: [(&str, proto::TrackSource); 4] = [
+    ("camera", proto::TrackSource::Camera),
+    ("microphone", proto::TrackSource::Microphone),
+    ("screen_share", proto::TrackSource::ScreenShare),
+    ("screen_share_audio", proto::TrackSource::ScreenShareAudio),
+];
+
+/// What a token says of a member that may this: the other way round.
+pub fn grants(room: &str, permission: &proto::ParticipantPermission) -> VideoGrants {
+    let name = |number: &i32| SOURCES.iter().find(|(_, source)| *source as i32 == *number).map(|(name, _)| (*name).to_owned());
+    VideoGrants {
+        room: Some(room.to_owned()),
+        room_join: true,
+        can_publish: Some(permission.can_publish),
+        can_subscribe: Some(permission.can_subscribe),
+        can_publish_data: Some(permission.can_publish_data),
+        can_publish_sources: permission.can_publish_sources.iter().filter_map(name).collect(),
+        can_update_own_metadata: Some(permission.can_update_metadata),
+        hidden: permission.hidden,
+        ..VideoGrants::default()
+    }
+}
+
 /// What a token allows a member.
 pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
     let video = &claims.video;
-    let source = |name: &String| match name.as_str() {
-        "camera" => Some(proto::TrackSource::Camera as i32),
-        "microphone" => Some(proto::TrackSource::Microphone as i32),
-        "screen_share" => Some(proto::TrackSource::ScreenShare as i32),
-        "screen_share_audio" => Some(proto::TrackSource::ScreenShareAudio as i32),
-        _ => None,
-    };
+    let source = |name: &String| SOURCES.iter().find(|(known, _)| known == name).map(|(_, source)| *source as i32);
     proto::ParticipantPermission {
         can_subscribe: video.can_subscribe.unwrap_or(true),
         can_publish: video.can_publish.unwrap_or(true),
@@ -116,13 +134,43 @@ pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
 /// LiveKit's number for the kind of participant that a token names.
 pub fn kind(claims: &Claims) -> i32 {
     use proto::participant_info::Kind;
-    let kind = match claims.kind.as_deref() {
-        Some("ingress") => Kind::Ingress,
-        Some("egress") => Kind::Egress,
-        Some("sip") => Kind::Sip,
-        Some("agent") => Kind::Agent,
-        _ if claims.video.agent => Kind::Agent,
-        _ => Kind::Standard,
-    };
-    kind as i32
+    let named = claims.kind.as_deref().and_then(|name| KINDS.iter().find(|(known, _)| *known == name));
+    let unnamed = if claims.video.agent { Kind::Agent } else { Kind::Standard };
+    named.map_or(unnamed, |(_, kind)| *kind) as i32
+}
+
+/// And the other way round; none for what is nothing special.
+pub fn kind_name(number: i32) -> Option<String> {
+    KINDS.iter().find(|(_, kind)| *kind as i32 == number).map(|(name, _)| (*name).to_owned())
+}
+
+/// Tokens' names of kinds of participants.
+const KINDS: [(&str, proto::participant_info::Kind); 4] = [
+    ("ingress", proto::participant_info::Kind::Ingress),
+    ("egress", proto::participant_info::Kind::Egress),
+    ("sip", proto::participant_info::Kind::Sip),
+    ("agent", proto::participant_info::Kind::Agent),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_token_allows_can_be_said_in_another() {
+        let video = VideoGrants {
+            room: Some("a".into()),
+            room_join: true,
+            room_admin: true,
+            can_subscribe: Some(false),
+            can_publish_sources: vec!["camera".into(), "screen_share_audio".into()],
+            hidden: true,
+            ..VideoGrants::default()
+        };
+        let claims = Claims { video, kind: Some("agent".into()), ..Claims::default() };
+        let again = Claims { video: grants("a", &permission(&claims)), kind: kind_name(kind(&claims)), ..Claims::default() };
+        assert_eq!(permission(&again), permission(&claims));
+        assert_eq!(kind(&again), kind(&claims));
+        assert!(again.video.room_join && again.video.room.as_deref() == Some("a") && !again.video.room_admin);
+    }
 }

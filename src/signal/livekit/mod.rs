@@ -3,7 +3,7 @@
 //! itself ([`webhook`]). What clients' messages do is the director's ([`super::director`]).
 
 pub mod egress;
-mod join;
+pub(super) mod join;
 mod service;
 mod socket;
 pub mod twirp;

@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::any;
 use livekit_protocol as proto;
 
-use super::twirp::{Call, Fault, serve};
+use super::twirp::{Call, Code, Fault, serve};
 use crate::signal::api::{RoomAnswer, RoomCall};
 use crate::signal::http::{Services, check_room_name};
 
@@ -104,6 +104,13 @@ async fn answer(services: &Services, method: &str, call: Call) -> Result<Respons
                 _ => Err(odd()),
             }
         }
+        "MoveParticipant" | "ForwardParticipant" => {
+            let text = "A member stays in the room that its token is for: its client can be asked to leave (RemoveParticipant) and to join another.";
+            Err(Fault::new(Code::Unimplemented, text))
+        }
+        "PerformRpc" => {
+            Err(Fault::new(Code::Unimplemented, "Members call each other; the server calls nobody. SendData reaches them."))
+        }
         _ => Err(Fault::no_method(SERVICE, method)),
     }
 }
@@ -120,5 +127,5 @@ fn named(room: &str) -> Result<(), Fault> {
 }
 
 fn odd() -> Fault {
-    Fault::new(super::twirp::Code::Internal, "The answer is of another kind than the question.")
+    Fault::new(Code::Internal, "The answer is of another kind than the question.")
 }

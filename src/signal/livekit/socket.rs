@@ -122,6 +122,7 @@ async fn connect(
         metadata: claims.metadata.clone().filter(|text| !text.is_empty()).unwrap_or(wish.metadata),
         attributes,
         kind: kind(&claims),
+        key: claims.iss.clone(),
         permission,
         client: client.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |client| client.0.0.ip()),
         user_agent: wish.client,

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
 
-use crate::config::{Keys, WebhookPlan};
+use crate::config::{KeyRing, WebhookPlan};
 use crate::limits::{WEBHOOK_ADDRESSES_MAX, WEBHOOKS_WAITING};
 use crate::signal::api::Handle;
 use crate::signal::auth::{sign, to_base64};
@@ -39,7 +39,7 @@ pub struct Webhooks(Arc<Inner>);
 
 struct Inner {
     plan: WebhookPlan,
-    keys: Keys,
+    keys: KeyRing,
     runtime: Runtime,
     client: reqwest::Client,
     director: Handle,
@@ -68,7 +68,7 @@ struct Claims<'a> {
 
 impl Webhooks {
     /// Sends on `runtime`. `director`: counts.
-    pub fn new(plan: WebhookPlan, keys: Keys, director: Handle, runtime: Runtime) -> reqwest::Result<Webhooks> {
+    pub fn new(plan: WebhookPlan, keys: KeyRing, director: Handle, runtime: Runtime) -> reqwest::Result<Webhooks> {
         // Fails only if it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -81,7 +81,7 @@ impl Webhooks {
 
     /// Whether events signed with this key can be sent.
     pub fn has_key(&self, key: &str) -> bool {
-        self.0.keys.0.contains_key(key)
+        self.0.keys.secret(key).is_some()
     }
 
     /// Tells the configured addresses, and `more`, of an event, whose id and time are filled in.
@@ -127,12 +127,12 @@ impl Inner {
     }
 
     async fn post(&self, target: &Target, event: &Event) -> Result<(), String> {
-        let secret = self.keys.0.get(&target.key).ok_or("its API key is not known")?;
+        let secret = self.keys.secret(&target.key).ok_or("its API key is not known")?;
         let sum = digest::digest(&digest::SHA256, event.body.as_bytes());
         let now = unix_secs();
         let claims =
             Claims { iss: &target.key, nbf: now.saturating_sub(5), exp: now + VALID_SECS, sha256: to_base64(sum.as_ref()) };
-        let token = sign(&claims, secret).map_err(|error| error.to_string())?;
+        let token = sign(&claims, &secret).map_err(|error| error.to_string())?;
         let request = self.client.post(&target.url).header(header::CONTENT_TYPE, "application/webhook+json");
         let answer = request.header(header::AUTHORIZATION, token).body(event.body.clone()).send().await;
         match answer {
