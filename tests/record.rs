@@ -464,8 +464,9 @@ fn a_room_is_one_file_at_a_time() {
             .collect();
         assert!(ada.windows(2).all(|pair| (0.02..0.05).contains(&(pair[1] - pair[0]))), "{name}: {ada:?}");
         assert_eq!(told[0].last().map(|end| end["why"].as_str().is_some()), Some(true));
-        let joined = |events: &Vec<serde_json::Value>| events.iter().filter(|event| event["event"] == "joined").count();
-        assert_eq!((joined(&told[0]), told[1][0]["tracks"][1]["identity"].as_str()), (1, Some("bob")));
+        let joined: Vec<&str> =
+            told[0].iter().filter(|event| event["event"] == "joined").filter_map(|event| event["identity"].as_str()).collect();
+        assert_eq!((joined, told[1][0]["tracks"][1]["identity"].as_str()), (vec!["ada", "bob"], Some("bob")));
         // Cut off, it is made whole with all of them.
         let path = folder.0.join(format!("room/cut.part.{extension}"));
         fs::write(&path, &before).expect("a file");
@@ -566,4 +567,46 @@ fn a_room_of_very_many_has_files_and_events_without_end() {
         let omitted: u64 = events.iter().filter_map(|event| event["events"].as_u64()).sum();
         assert!(left <= EVENTS_PER_SECOND as usize && left as u64 + omitted == 1_000, "{left} and {omitted}");
     }
+}
+
+/// The rule's recording and one that was asked for under a name go on beside each other, and each ends by itself.
+#[test]
+fn what_is_asked_for_under_a_name_is_another_recording() {
+    let folder = Folder::new("named");
+    let mut world = World::recording(10, 2, folder.plan("*"));
+    watching(&mut world, |world| {
+        let publisher = world.publish("room", Link::clean());
+        assert!(world.connect(5));
+        world.run_seconds(1);
+        let each = RecordWish { files: Some(RecordFiles::Track), ..RecordWish::default() };
+        let all = RecordWish { files: Some(RecordFiles::Room), ..RecordWish::default() };
+        assert!(world.server.record_as("room", "each", each).expect("a recorder").publishing);
+        assert!(world.server.record_as("room", "all", all).expect("a recorder").publishing);
+        world.run_seconds(3);
+        assert!(world.server.stop_recording("room", "other").is_err());
+        world.server.stop_recording("room", "each").expect("it is recorded");
+        world.run_seconds(3);
+        world.server.stop_recording("room", "").expect("it is recorded");
+        world.run_seconds(2);
+        world.leave(publisher);
+        world.run_seconds(1);
+        let found: Vec<(String, Vec<String>, f64)> = folder
+            .media()
+            .iter()
+            .map(|file| {
+                let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+                let session =
+                    events(&file.with_extension("jsonl"))[0]["tracks"][0]["session"].as_str().expect("a session").to_owned();
+                let (_, name) = name.split_once("Z-").expect("a time");
+                (name.replace(&session, "S"), probe(file).0, length(file))
+            })
+            .collect();
+        let mut found = found;
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let names: Vec<(&str, usize)> = found.iter().map(|(name, codecs, _)| (name.as_str(), codecs.len())).collect();
+        assert_eq!(names, [("S-1.webm", 2), ("S-each-audio-1.ogg", 1), ("S-each-video-1.webm", 1), ("room-all-1.webm", 2)]);
+        let lengths: Vec<f64> = found.iter().map(|(.., length)| *length).collect();
+        let expected = [7.0, 3.0, 3.0, 8.0];
+        assert!(lengths.iter().zip(expected).all(|(length, expected)| (length - expected).abs() < 0.6), "{lengths:?}");
+    });
 }
