@@ -479,9 +479,18 @@ impl Recording {
         for (event, at, fields) in self.early.drain(..).filter(|(event, at, _)| at.0 as i64 >= zero && event != "undescribed") {
             part.tell(&event, at, false, fields);
         }
+        let begins = Micros(zero.max(0) as u64);
         for track in self.tracks.iter().filter(|track| track.told && !track.is_described()) {
-            let fields = json!({ "track": track.id().slot, "reason": UNDESCRIBED });
-            part.tell("undescribed", Micros(zero.max(0) as u64), false, fields);
+            part.tell("undescribed", begins, false, json!({ "track": track.id().slot, "reason": UNDESCRIBED }));
+        }
+        // It did not go over in time: what comes before its next key frame is left out.
+        for track in tracks.iter().filter(|track| !track.entered && track.flows(begins)) {
+            part.tell(
+                "gap",
+                begins,
+                false,
+                json!({ "track": track.id().slot, "kind": "video", "reason": "it awaits a key frame" }),
+            );
         }
         tracing::info!(room = self.title.room, file = %part.path.display(), "recording begun");
         Ok(part)

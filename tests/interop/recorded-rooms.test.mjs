@@ -229,8 +229,15 @@ test('who publishes more and less goes on in the same recording, without a hole'
 
 test('what is no way to make files is refused with the ways there are', { timeout: 60_000 }, async () => {
   await recording('refused');
-  const answer = await fetch(`${server.url}/api/v1/recordings`, { method: 'POST', body: '{"room":"x","files":"rooom"}', headers: { 'Content-Type': 'application/json' } });
-  assert.deepEqual([answer.status, await answer.text()], [400, 'files is "rooom"; it wants to be one of participant, track, room.\n']);
+  const record = async (body) => {
+    const answer = await fetch(`${server.url}/api/v1/recordings`, { method: 'POST', body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } });
+    return [answer.status, (await answer.text()).trim()];
+  };
+  assert.deepEqual(await record({ room: 'x', files: 'rooom' }), [400, 'files is "rooom"; it wants to be one of participant, track, room.']);
+  for (const name of ['', 'a/b', '..', 'EG_x', 'x'.repeat(33)]) {
+    const [status, text] = await record({ room: 'x', name });
+    assert.ok(status === 400 && text.startsWith(`name is ${JSON.stringify(name)}; it wants to be 1 to 32 letters, digits and _`), text);
+  }
   const run = (...args) => spawnSync(BINARY, args, { encoding: 'utf8', timeout: 10_000 });
   const asked = run('record', '--server', server.url, 'x', '--files', 'rooom');
   assert.deepEqual([asked.status, /400: files is "rooom"; it wants to be one of participant, track, room/.test(asked.stderr)], [1, true], asked.stderr);
@@ -240,5 +247,10 @@ test('what is no way to make files is refused with the ways there are', { timeou
   assert.notEqual(started.status, 0);
   assert.match(started.stderr, /record\.files.*"rooom".*participant, track(,| or) room/s, started.stderr);
   // And what is one is taken.
-  assert.match(run('record', '--server', server.url, 'y', '--files', 'room').stdout, /"y" will be recorded when somebody publishes/);
+  const cli = (...args) => run('record', '--server', server.url, ...args);
+  assert.match(cli('y', '--files', 'room').stdout, /"y" will be recorded when somebody publishes/);
+  assert.match(cli('y', '--name', 'copy', '--files', 'track').stdout, /"y" will be recorded when somebody publishes/);
+  assert.match(cli('y', '--name', 'copy', '--stop').stdout, /"y" is recorded no more/);
+  assert.match(cli('y', '--name', 'copy', '--stop').stderr, /404: Room "y" is not being recorded/);
+  assert.match(cli('y', '--stop').stdout, /"y" is recorded no more/);
 });
