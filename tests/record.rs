@@ -210,6 +210,8 @@ fn a_pause_is_cut_out() {
         let [file] = &folder.media()[..] else { panic!("{:?}", folder.media()) };
         let (_, packets) = probe(file);
         let events = events(&folder.files(".jsonl")[0]);
+        // It was alone in its room, which ends with it.
+        assert_eq!(events.iter().filter(|event| event["event"] == "left").count(), 1);
         let of_members = ["present", "unpublished", "left"];
         let events: Vec<_> = events.into_iter().filter(|event| of_members.iter().all(|name| event["event"] != *name)).collect();
         let times: Vec<(&str, i64)> =
@@ -257,6 +259,15 @@ fn an_encoding_can_be_chosen() {
         let expected = [110_000, 220_000, 440_000, 440_000];
         let close = rates.iter().zip(expected).all(|(rate, expected)| rate.abs_diff(expected) < expected / 3);
         assert!(close, "{rates:?} bits a second");
+        // Where none was named, or none that there is, it began with one and went over to the best, which is told.
+        let layers = files.iter().map(|file| events(&file.with_extension("jsonl"))).map(|events| {
+            events
+                .iter()
+                .filter(|event| event["event"] == "layer")
+                .filter_map(|event| event["encoding"].as_u64())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(layers.collect::<Vec<_>>(), [vec![], vec![], vec![2], vec![2]]);
     });
 }
 
@@ -609,4 +620,52 @@ fn what_is_asked_for_under_a_name_is_another_recording() {
         let expected = [7.0, 3.0, 3.0, 8.0];
         assert!(lengths.iter().zip(expected).all(|(length, expected)| (length - expected).abs() < 0.6), "{lengths:?}");
     });
+}
+
+/// Files of a room that get too long: each track goes over to the next with its own key frame, and no frame is lost, whoever's it is.
+#[test]
+fn files_of_a_room_follow_each_other_without_a_gap() {
+    let sound = generated(&["-i", "sine=frequency=440:duration=5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    let picture = ["-i", "testsrc=size=320x180:rate=30", "-frames:v", "150", "-pix_fmt", "yuv420p", "-b:v", "300k", "-g", "30"];
+    let video = generated(&[picture.as_slice(), ENCODERS[0].2].concat());
+    let folder = Folder::new("room-split");
+    let plan = RecordPlan { files: RecordFiles::Room, split_after: Some(Micros::from_secs(2)), ..folder.plan("*") };
+    let mut feed = Feed::new(plan);
+    let recording = feed.begin("room", "", RecordWish::default());
+    let begins = [Micros::from_secs(1), Micros::from_millis(1_510), Micros::from_millis(1_730)];
+    let mut streams: Vec<(usize, Codec, &[Vec<u8>], Micros)> = Vec::new();
+    for (number, begin) in begins.into_iter().enumerate() {
+        let (publisher, tracks) = feed.publisher(&format!("member {number}"), &[Codec::Vp8, Codec::Opus]);
+        feed.order(Order::Take { recording, publisher, tracks });
+        streams.extend([(2 * number, Codec::Vp8, &video[..], begin), (2 * number + 1, Codec::Opus, &sound[..], begin)]);
+    }
+    for (at, track, bytes) in timed(&streams) {
+        feed.packet(track, bytes, at);
+    }
+    feed.recorder.end(Micros::from_secs(8));
+    let files = folder.media();
+    assert!((2..=4).contains(&files.len()), "{files:?}");
+    let mut counts = [0; 6];
+    for file in &files {
+        let (codecs, packets) = probe(file);
+        assert_eq!(codecs, ["vp8", "vp8", "vp8", "opus", "opus", "opus"]);
+        assert!(packets[..3].iter().all(|packets| packets[0].key), "{}", file.display());
+        counts.iter_mut().zip(&packets).for_each(|(count, packets)| *count += packets.len());
+        assert_eq!(decoded_all(file), packets[..3].iter().map(Vec::len).sum::<usize>());
+    }
+    assert_eq!(counts, [150, 150, 150, sound.len(), sound.len(), sound.len()]);
+    let why = |file: &PathBuf| events(&file.with_extension("jsonl")).last().and_then(|end| end["why"].as_str().map(str::to_owned));
+    assert!(files[..files.len() - 1].iter().all(|file| why(file).is_some_and(|why| why.contains("as long or as large"))));
+    assert_eq!(why(&files[files.len() - 1]), None);
+}
+
+/// Pictures of all streams of a file.
+fn decoded_all(file: &Path) -> usize {
+    let output = Process::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-select_streams", "v", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(|count| count.trim_matches(',').parse::<usize>().expect("a count")).sum()
 }

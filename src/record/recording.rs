@@ -1,12 +1,12 @@
 //! Tracks that become one file at a time, of one publisher or of several.
 //!
-//! A file begins when every track has its first frame (of video: a key frame), and no other has come for [`SETTLE`], or [`BEGIN_WAIT`] after
-//! the first of them. A track that
-//! comes later, which the file's header lacks, makes another file necessary, and so does a file that is as long or as large as files may
-//! get. Then each track **goes over** to the next file where it can, and no frame is left out: video with its next key frame, which is asked
-//! for, sound as soon as any video has. What has gone over waits until all have, or for [`BEGIN_WAIT`]; then the one file ends and the other
-//! begins. So two files that follow each other may overlap in time, and the first line of each sidecar tells when it begins. A track that
-//! ends has no more frames; the next file lacks it.
+//! A file begins when every track has its first frame (of video: a key frame), and no other has come for [`SETTLE`], or
+//! [`BEGIN_WAIT`] after the first of them. A track that comes later, which the file's header lacks, makes another file necessary, and
+//! so does a file that is as long or as large as files may get. Then each track **goes over** to the next file where it can, and no
+//! frame is left out: video with its next key frame, which is asked for, sound as soon as any video has. What has gone over waits
+//! until all have, or for [`BEGIN_WAIT`]; then the one file ends and the other begins. So two files that follow each other may
+//! overlap in time, and the first line of each sidecar tells when it begins. A track that ends has no more frames; the next file
+//! lacks it.
 //!
 //! Each publisher's tracks are aligned by its sender reports, publishers with each other by when their packets come.
 //!

@@ -77,10 +77,13 @@ const events = (file) => readFileSync(file.replace(/(\.part)?\.\w+$/, '.jsonl'),
 
 /** What ffprobe finds in a file: of each stream its type, its title, and when its packets are, in milliseconds of the file. */
 function probe(file) {
-  const args = ['-v', 'error', '-of', 'json', '-show_streams', '-show_entries', 'packet=stream_index,pts_time', '-show_packets', file];
+  const args = ['-v', 'error', '-of', 'json', '-show_streams', '-show_format', '-show_entries', 'packet=stream_index,pts_time', '-show_packets', file];
   const { status, stdout, stderr, error } = spawnSync('ffprobe', args, { encoding: 'utf8', timeout: 30_000, maxBuffer: 1 << 28 });
   assert.ok(!error && status === 0 && stderr === '', `ffprobe of ${file}: ${error ?? stderr}`);
-  const { streams, packets } = JSON.parse(stdout);
+  const { streams, packets, format } = JSON.parse(stdout);
+  // While it is being written it does not say how long it is.
+  const last = Math.max(...packets.map(({ pts_time: time }) => Number(time)));
+  if (!file.includes('.part.')) assert.ok(Math.abs(format.duration - last) < 0.1, `${file}: ${format.duration} s, and its last packet at ${last} s`);
   return streams.map(({ index, codec_type: type, codec_name: codec, tags }) => ({
     type, codec, title: tags?.title ?? tags?.TITLE, times: packets.filter((packet) => packet.stream_index === index).map(({ pts_time: time }) => 1_000 * time),
   }));

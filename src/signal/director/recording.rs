@@ -278,7 +278,7 @@ impl Director {
 
     /// The same of who speaks, if that has changed.
     pub(super) fn note_speakers(&mut self, name: &str) {
-        let Some(source) = self.tap.as_ref().filter(|source| !source.of(name).is_empty()) else { return };
+        let Some(source) = self.tap.as_ref().filter(|source| source.has(name)) else { return };
         let Some(room) = self.rooms.get(name) else { return };
         let speaking = self.speaking(room).into_iter().filter(|(member, _)| !member.hidden());
         let level = |member: &Member| {
