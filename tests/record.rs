@@ -669,3 +669,60 @@ fn decoded_all(file: &Path) -> usize {
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).lines().map(|count| count.trim_matches(',').parse::<usize>().expect("a count")).sum()
 }
+
+/// Killed at any moment, also while somebody comes and one file gives way to the next, the files of a room lack two seconds at most.
+#[test]
+fn a_room_that_is_cut_off_lacks_two_seconds_at_most() {
+    let sound = generated(&["-i", "sine=frequency=440:duration=5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    // Key frames are rare, and do not come when they are asked for: the files wait for each other as long as they may.
+    let picture = ["-i", "testsrc=size=160x90:rate=30", "-frames:v", "150", "-pix_fmt", "yuv420p", "-b:v", "100k", "-g", "75"];
+    let video = generated(&[picture.as_slice(), ENCODERS[0].2].concat());
+    let folder = Folder::new("room-killed");
+    let mut feed = Feed::new(RecordPlan { files: RecordFiles::Room, ..folder.plan("*") });
+    let recording = feed.begin("room", "", RecordWish::default());
+    let begins = [("ada", Micros::from_secs(1)), ("bob", Micros::from_millis(2_510)), ("eve", Micros::from_millis(3_270))];
+    let mut streams: Vec<(usize, Codec, &[Vec<u8>], Micros)> = Vec::new();
+    for (number, (_, begin)) in begins.into_iter().enumerate() {
+        streams.extend([(2 * number, Codec::Vp8, &video[..], begin), (2 * number + 1, Codec::Opus, &sound[..], begin)]);
+    }
+    let (mut come, mut next, mut most) = (0, 1_500, 0.0f64);
+    for (at, track, bytes) in timed(&streams) {
+        if let Some((identity, _)) = begins.get(come).filter(|(_, begin)| at >= *begin) {
+            come += 1;
+            let (publisher, tracks) = feed.publisher(identity, &[Codec::Vp8, Codec::Opus]);
+            feed.order(Order::Take { recording, publisher, tracks });
+        }
+        if at >= Micros::from_millis(next) && next <= 6_000 {
+            let copy = Folder::new(&format!("room-killed-{next}"));
+            fs::create_dir_all(copy.0.join("room")).expect("a folder");
+            for file in folder.files("") {
+                fs::copy(&file, copy.0.join("room").join(file.file_name().expect("a name"))).expect("a copy");
+            }
+            complete_all(unfinished(&copy.0), 0);
+            for (number, (identity, begin)) in
+                begins.iter().enumerate().filter(|(_, (_, begin))| at > *begin + Micros::from_secs(2))
+            {
+                for kind in ["camera", "microphone"] {
+                    let last = last_of(&copy, &format!("{identity} {kind}"));
+                    let lacks = at.0 as f64 / 1e6 - last;
+                    most = most.max(lacks);
+                    assert!(lacks < 2.0, "{identity} {kind} ({number}, since {begin:?}): to {last} of {next} ms");
+                }
+            }
+            next += 370;
+        }
+        feed.packet(track, bytes, at);
+    }
+    assert!(come == 3 && next > 6_000 && most > 0.3, "{most} s were lacking at most");
+    feed.recorder.end(Micros::from_secs(9));
+}
+
+/// When the last packet of a track came, in seconds of the wall clock, by its title in any file.
+fn last_of(folder: &Folder, title: &str) -> f64 {
+    let ends = folder.media().into_iter().filter_map(|file| {
+        let track = titles(&file, RecordFormat::Webm).iter().position(|own| own == title)?;
+        let began = events(&file.with_extension("jsonl"))[0]["unix_ms"].as_f64()? / 1_000.0;
+        Some(began + probe(&file).1[track].last()?.time)
+    });
+    ends.fold(0.0, f64::max)
+}

@@ -32,8 +32,9 @@ use crate::rtp::report::SenderClock;
 use crate::units::{Micros, PeerId, TrackId};
 use crate::worker::tap::{Happening, Publisher, TappedTrack};
 
-/// How long the first frames of a file wait for tracks that have none yet.
-const BEGIN_WAIT: Micros = Micros::from_millis(1_500);
+/// How long the first frames of a file wait for tracks that have none yet. With [`super::assemble::PATIENCE`] that is what a crash costs at
+/// most.
+const BEGIN_WAIT: Micros = Micros::from_millis(1_400);
 /// And, once all have some, whether another track comes: clients publish one after the other.
 const SETTLE: Micros = Micros::from_millis(700);
 /// What the first frame after a pause comes after the last one before it.
