@@ -210,6 +210,8 @@ fn a_pause_is_cut_out() {
         let [file] = &folder.media()[..] else { panic!("{:?}", folder.media()) };
         let (_, packets) = probe(file);
         let events = events(&folder.files(".jsonl")[0]);
+        // It was alone in its room, which ends with it.
+        assert_eq!(events.iter().filter(|event| event["event"] == "left").count(), 1);
         let of_members = ["present", "unpublished", "left"];
         let events: Vec<_> = events.into_iter().filter(|event| of_members.iter().all(|name| event["event"] != *name)).collect();
         let times: Vec<(&str, i64)> =
@@ -257,6 +259,15 @@ fn an_encoding_can_be_chosen() {
         let expected = [110_000, 220_000, 440_000, 440_000];
         let close = rates.iter().zip(expected).all(|(rate, expected)| rate.abs_diff(expected) < expected / 3);
         assert!(close, "{rates:?} bits a second");
+        // Where none was named, or none that there is, it began with one and went over to the best, which is told.
+        let layers = files.iter().map(|file| events(&file.with_extension("jsonl"))).map(|events| {
+            events
+                .iter()
+                .filter(|event| event["event"] == "layer")
+                .filter_map(|event| event["encoding"].as_u64())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(layers.collect::<Vec<_>>(), [vec![], vec![], vec![2], vec![2]]);
     });
 }
 
@@ -464,8 +475,9 @@ fn a_room_is_one_file_at_a_time() {
             .collect();
         assert!(ada.windows(2).all(|pair| (0.02..0.05).contains(&(pair[1] - pair[0]))), "{name}: {ada:?}");
         assert_eq!(told[0].last().map(|end| end["why"].as_str().is_some()), Some(true));
-        let joined = |events: &Vec<serde_json::Value>| events.iter().filter(|event| event["event"] == "joined").count();
-        assert_eq!((joined(&told[0]), told[1][0]["tracks"][1]["identity"].as_str()), (1, Some("bob")));
+        let joined: Vec<&str> =
+            told[0].iter().filter(|event| event["event"] == "joined").filter_map(|event| event["identity"].as_str()).collect();
+        assert_eq!((joined, told[1][0]["tracks"][1]["identity"].as_str()), (vec!["ada", "bob"], Some("bob")));
         // Cut off, it is made whole with all of them.
         let path = folder.0.join(format!("room/cut.part.{extension}"));
         fs::write(&path, &before).expect("a file");
@@ -566,4 +578,151 @@ fn a_room_of_very_many_has_files_and_events_without_end() {
         let omitted: u64 = events.iter().filter_map(|event| event["events"].as_u64()).sum();
         assert!(left <= EVENTS_PER_SECOND as usize && left as u64 + omitted == 1_000, "{left} and {omitted}");
     }
+}
+
+/// The rule's recording and one that was asked for under a name go on beside each other, and each ends by itself.
+#[test]
+fn what_is_asked_for_under_a_name_is_another_recording() {
+    let folder = Folder::new("named");
+    let mut world = World::recording(10, 2, folder.plan("*"));
+    watching(&mut world, |world| {
+        let publisher = world.publish("room", Link::clean());
+        assert!(world.connect(5));
+        world.run_seconds(1);
+        let each = RecordWish { files: Some(RecordFiles::Track), ..RecordWish::default() };
+        let all = RecordWish { files: Some(RecordFiles::Room), ..RecordWish::default() };
+        assert!(world.server.record_as("room", "each", each).expect("a recorder").publishing);
+        assert!(world.server.record_as("room", "all", all).expect("a recorder").publishing);
+        world.run_seconds(3);
+        assert!(world.server.stop_recording("room", "other").is_err());
+        world.server.stop_recording("room", "each").expect("it is recorded");
+        world.run_seconds(3);
+        world.server.stop_recording("room", "").expect("it is recorded");
+        world.run_seconds(2);
+        world.leave(publisher);
+        world.run_seconds(1);
+        let found: Vec<(String, Vec<String>, f64)> = folder
+            .media()
+            .iter()
+            .map(|file| {
+                let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+                let session =
+                    events(&file.with_extension("jsonl"))[0]["tracks"][0]["session"].as_str().expect("a session").to_owned();
+                let (_, name) = name.split_once("Z-").expect("a time");
+                (name.replace(&session, "S"), probe(file).0, length(file))
+            })
+            .collect();
+        let mut found = found;
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let names: Vec<(&str, usize)> = found.iter().map(|(name, codecs, _)| (name.as_str(), codecs.len())).collect();
+        assert_eq!(names, [("S-1.webm", 2), ("S-each-audio-1.ogg", 1), ("S-each-video-1.webm", 1), ("room-all-1.webm", 2)]);
+        let lengths: Vec<f64> = found.iter().map(|(.., length)| *length).collect();
+        let expected = [7.0, 3.0, 3.0, 8.0];
+        assert!(lengths.iter().zip(expected).all(|(length, expected)| (length - expected).abs() < 0.6), "{lengths:?}");
+    });
+}
+
+/// Files of a room that get too long: each track goes over to the next with its own key frame, and no frame is lost, whoever's it is.
+#[test]
+fn files_of_a_room_follow_each_other_without_a_gap() {
+    let sound = generated(&["-i", "sine=frequency=440:duration=5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    let picture = ["-i", "testsrc=size=320x180:rate=30", "-frames:v", "150", "-pix_fmt", "yuv420p", "-b:v", "300k", "-g", "30"];
+    let video = generated(&[picture.as_slice(), ENCODERS[0].2].concat());
+    let folder = Folder::new("room-split");
+    let plan = RecordPlan { files: RecordFiles::Room, split_after: Some(Micros::from_secs(2)), ..folder.plan("*") };
+    let mut feed = Feed::new(plan);
+    let recording = feed.begin("room", "", RecordWish::default());
+    let begins = [Micros::from_secs(1), Micros::from_millis(1_510), Micros::from_millis(1_730)];
+    let mut streams: Vec<(usize, Codec, &[Vec<u8>], Micros)> = Vec::new();
+    for (number, begin) in begins.into_iter().enumerate() {
+        let (publisher, tracks) = feed.publisher(&format!("member {number}"), &[Codec::Vp8, Codec::Opus]);
+        feed.order(Order::Take { recording, publisher, tracks });
+        streams.extend([(2 * number, Codec::Vp8, &video[..], begin), (2 * number + 1, Codec::Opus, &sound[..], begin)]);
+    }
+    for (at, track, bytes) in timed(&streams) {
+        feed.packet(track, bytes, at);
+    }
+    feed.recorder.end(Micros::from_secs(8));
+    let files = folder.media();
+    assert!((2..=4).contains(&files.len()), "{files:?}");
+    let mut counts = [0; 6];
+    for file in &files {
+        let (codecs, packets) = probe(file);
+        assert_eq!(codecs, ["vp8", "vp8", "vp8", "opus", "opus", "opus"]);
+        assert!(packets[..3].iter().all(|packets| packets[0].key), "{}", file.display());
+        counts.iter_mut().zip(&packets).for_each(|(count, packets)| *count += packets.len());
+        assert_eq!(decoded_all(file), packets[..3].iter().map(Vec::len).sum::<usize>());
+    }
+    assert_eq!(counts, [150, 150, 150, sound.len(), sound.len(), sound.len()]);
+    let why = |file: &PathBuf| events(&file.with_extension("jsonl")).last().and_then(|end| end["why"].as_str().map(str::to_owned));
+    assert!(files[..files.len() - 1].iter().all(|file| why(file).is_some_and(|why| why.contains("as long or as large"))));
+    assert_eq!(why(&files[files.len() - 1]), None);
+}
+
+/// Pictures of all streams of a file.
+fn decoded_all(file: &Path) -> usize {
+    let output = Process::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-select_streams", "v", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(|count| count.trim_matches(',').parse::<usize>().expect("a count")).sum()
+}
+
+/// Killed at any moment, also while somebody comes and one file gives way to the next, the files of a room lack two seconds at most.
+#[test]
+fn a_room_that_is_cut_off_lacks_two_seconds_at_most() {
+    let sound = generated(&["-i", "sine=frequency=440:duration=5:sample_rate=48000", "-c:a", "libopus", "-b:a", "32k"]);
+    // Key frames are rare, and do not come when they are asked for: the files wait for each other as long as they may.
+    let picture = ["-i", "testsrc=size=160x90:rate=30", "-frames:v", "150", "-pix_fmt", "yuv420p", "-b:v", "100k", "-g", "75"];
+    let video = generated(&[picture.as_slice(), ENCODERS[0].2].concat());
+    let folder = Folder::new("room-killed");
+    let mut feed = Feed::new(RecordPlan { files: RecordFiles::Room, ..folder.plan("*") });
+    let recording = feed.begin("room", "", RecordWish::default());
+    let begins = [("ada", Micros::from_secs(1)), ("bob", Micros::from_millis(2_510)), ("eve", Micros::from_millis(3_270))];
+    let mut streams: Vec<(usize, Codec, &[Vec<u8>], Micros)> = Vec::new();
+    for (number, (_, begin)) in begins.into_iter().enumerate() {
+        streams.extend([(2 * number, Codec::Vp8, &video[..], begin), (2 * number + 1, Codec::Opus, &sound[..], begin)]);
+    }
+    let (mut come, mut next, mut most) = (0, 1_500, 0.0f64);
+    for (at, track, bytes) in timed(&streams) {
+        if let Some((identity, _)) = begins.get(come).filter(|(_, begin)| at >= *begin) {
+            come += 1;
+            let (publisher, tracks) = feed.publisher(identity, &[Codec::Vp8, Codec::Opus]);
+            feed.order(Order::Take { recording, publisher, tracks });
+        }
+        if at >= Micros::from_millis(next) && next <= 6_000 {
+            let copy = Folder::new(&format!("room-killed-{next}"));
+            fs::create_dir_all(copy.0.join("room")).expect("a folder");
+            for file in folder.files("") {
+                fs::copy(&file, copy.0.join("room").join(file.file_name().expect("a name"))).expect("a copy");
+            }
+            complete_all(unfinished(&copy.0), 0);
+            for (number, (identity, begin)) in
+                begins.iter().enumerate().filter(|(_, (_, begin))| at > *begin + Micros::from_secs(2))
+            {
+                for kind in ["camera", "microphone"] {
+                    let last = last_of(&copy, &format!("{identity} {kind}"));
+                    let lacks = at.0 as f64 / 1e6 - last;
+                    most = most.max(lacks);
+                    assert!(lacks < 2.0, "{identity} {kind} ({number}, since {begin:?}): to {last} of {next} ms");
+                }
+            }
+            next += 370;
+        }
+        feed.packet(track, bytes, at);
+    }
+    assert!(come == 3 && next > 6_000 && most > 0.3, "{most} s were lacking at most");
+    feed.recorder.end(Micros::from_secs(9));
+}
+
+/// When the last packet of a track came, in seconds of the wall clock, by its title in any file.
+fn last_of(folder: &Folder, title: &str) -> f64 {
+    let ends = folder.media().into_iter().filter_map(|file| {
+        let track = titles(&file, RecordFormat::Webm).iter().position(|own| own == title)?;
+        let began = events(&file.with_extension("jsonl"))[0]["unix_ms"].as_f64()? / 1_000.0;
+        Some(began + probe(&file).1[track].last()?.time)
+    });
+    ends.fold(0.0, f64::max)
 }

@@ -1,11 +1,12 @@
 //! Tracks that become one file at a time, of one publisher or of several.
 //!
-//! A file begins when every track has its first frame (of video: a key frame), or [`BEGIN_WAIT`] after the first of them. A track that
-//! comes later, which the file's header lacks, makes another file necessary, and so does a file that is as long or as large as files may
-//! get. Then each track **goes over** to the next file where it can, and no frame is left out: video with its next key frame, which is asked
-//! for, sound as soon as any video has. What has gone over waits until all have, or for [`BEGIN_WAIT`]; then the one file ends and the other
-//! begins. So two files that follow each other may overlap in time, and the first line of each sidecar tells when it begins. A track that
-//! ends has no more frames; the next file lacks it.
+//! A file begins when every track has its first frame (of video: a key frame), and no other has come for [`SETTLE`], or
+//! [`BEGIN_WAIT`] after the first of them. A track that comes later, which the file's header lacks, makes another file necessary, and
+//! so does a file that is as long or as large as files may get. Then each track **goes over** to the next file where it can, and no
+//! frame is left out: video with its next key frame, which is asked for, sound as soon as any video has. What has gone over waits
+//! until all have, or for [`BEGIN_WAIT`]; then the one file ends and the other begins. So two files that follow each other may
+//! overlap in time, and the first line of each sidecar tells when it begins. A track that ends has no more frames; the next file
+//! lacks it.
 //!
 //! Each publisher's tracks are aligned by its sender reports, publishers with each other by when their packets come.
 //!
@@ -25,15 +26,18 @@ use super::part::Part;
 use super::sidecar::folder_of;
 use super::track::{KeyFrameWanted, Placed, Taken, Track};
 use crate::config::RecordPlan;
-use crate::limits::{FILE_TRACKS_MAX, PRESENT_TOLD};
+use crate::limits::{EVENTS_PER_SECOND, FILE_TRACKS_MAX, PRESENT_TOLD};
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{Micros, PeerId, TrackId};
 use crate::worker::tap::{Happening, Publisher, TappedTrack};
 
-/// How long the first frames of a file wait for tracks that have none yet.
-const BEGIN_WAIT: Micros = Micros::from_millis(1_500);
+/// How long the first frames of a file wait for tracks that have none yet. With [`super::assemble::PATIENCE`] that is what a crash costs at
+/// most.
+const BEGIN_WAIT: Micros = Micros::from_millis(1_400);
+/// And, once all have some, whether another track comes: clients publish one after the other.
+const SETTLE: Micros = Micros::from_millis(700);
 /// What the first frame after a pause comes after the last one before it.
 const FRAME_MICROS: i64 = 20_000;
 /// Why nothing comes of a track that sends.
@@ -88,13 +92,19 @@ pub struct Recording {
     pause: Pause,
     parts: u32,
     measured: Micros,
+    /// When a track came last.
+    came: Micros,
+    /// What happened since the frames wait with which the file will begin; of very much, the last.
+    early: VecDeque<(String, Micros, Value)>,
 }
 
 impl Recording {
     pub fn new(title: Title, plan: RecordPlan, disk: Disk, paused: bool) -> Recording {
         let (tracks, next, output) = (Vec::new(), VecDeque::new(), Output::Waiting);
         let pause = if paused { Pause::Paused } else { Pause::No };
-        Recording { title, plan, disk, tracks, output, next, next_since: None, why: "", pause, parts: 0, measured: Micros::ZERO }
+        let (next_since, why, parts, measured, came) = (None, "", 0, Micros::ZERO, Micros::ZERO);
+        let early = VecDeque::new();
+        Recording { title, plan, disk, tracks, output, next, next_since, why, pause, parts, measured, came, early }
     }
 
     /// Has these tracks of a publisher from now on, and no others of it. `offset`: of its clock, if that is known.
@@ -108,6 +118,7 @@ impl Recording {
                 Some(track) => track.stay(what.clone()),
                 None => {
                     self.tracks.push(Track::new(what.clone(), publisher.clone(), &self.plan.layer, offset));
+                    self.came = now;
                     if matches!(self.output, Output::Failed) {
                         // There may be room again.
                         self.output = Output::Waiting;
@@ -184,7 +195,9 @@ impl Recording {
             self.measured = now;
             wanted.extend(self.tracks.iter_mut().filter_map(|track| track.measure(now)));
         }
-        if self.next_since.is_some_and(|since| now.since(since) > BEGIN_WAIT.0) || (self.next_since.is_some() && self.all_ready()) {
+        if self.next_since.is_some_and(|since| now.since(since) > BEGIN_WAIT.0)
+            || (self.next_since.is_some() && self.all_ready(now))
+        {
             self.go_over(metrics);
         }
         if matches!(&self.output, Output::Open(part) if part.is_idle(now)) {
@@ -360,7 +373,7 @@ impl Recording {
         }
         self.next.push_back((index, at, frame));
         self.next_since.get_or_insert(now);
-        if self.all_ready() {
+        if self.all_ready(now) {
             self.go_over(metrics);
         }
         true
@@ -389,9 +402,10 @@ impl Recording {
     }
 
     /// Whether each track has what the next file needs of it.
-    fn all_ready(&self) -> bool {
+    fn all_ready(&self, now: Micros) -> bool {
         let waiting = matches!(self.output, Output::Waiting);
-        self.tracks.iter().all(|track| track.over || track.is_described() && (track.moved || waiting))
+        let has = |track: &Track| track.over || track.is_described() && (track.moved || waiting);
+        now.since(self.came) >= SETTLE.0 && self.tracks.iter().all(has)
     }
 
     /// Whether the file can go on with this frame after a pause. If so the pause is cut out.
@@ -465,9 +479,21 @@ impl Recording {
         let folder: PathBuf = self.plan.folder.join(folder_of(&self.title.room));
         let name = (self.title.name.as_str(), &mut self.parts);
         let mut part = Part::open(&self.plan, &self.disk, &folder, name, &entries, (zero, self.title.epoch), start)?;
+        for (event, at, fields) in self.early.drain(..).filter(|(event, at, _)| at.0 as i64 >= zero && event != "undescribed") {
+            part.tell(&event, at, false, fields);
+        }
+        let begins = Micros(zero.max(0) as u64);
         for track in self.tracks.iter().filter(|track| track.told && !track.is_described()) {
-            let fields = json!({ "track": track.id().slot, "reason": UNDESCRIBED });
-            part.tell("undescribed", Micros(zero.max(0) as u64), false, fields);
+            part.tell("undescribed", begins, false, json!({ "track": track.id().slot, "reason": UNDESCRIBED }));
+        }
+        // It did not go over in time: what comes before its next key frame is left out.
+        for track in tracks.iter().filter(|track| !track.entered && track.flows(begins)) {
+            part.tell(
+                "gap",
+                begins,
+                false,
+                json!({ "track": track.id().slot, "kind": "video", "reason": "it awaits a key frame" }),
+            );
         }
         tracing::info!(room = self.title.room, file = %part.path.display(), "recording begun");
         Ok(part)
@@ -528,8 +554,15 @@ impl Recording {
     }
 
     fn event(&mut self, event: &str, now: Micros, fields: Value) {
-        if let Output::Open(part) = &mut self.output {
-            part.tell(event, now, self.pause == Pause::Paused, fields);
+        match &mut self.output {
+            Output::Open(part) => part.tell(event, now, self.pause == Pause::Paused, fields),
+            Output::Waiting => {
+                if self.early.len() >= EVENTS_PER_SECOND as usize {
+                    self.early.pop_front();
+                }
+                self.early.push_back((event.to_owned(), now, fields));
+            }
+            Output::Failed => {}
         }
     }
 }

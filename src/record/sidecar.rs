@@ -1,4 +1,10 @@
 //! Beside each recording: what happened while it was made, a JSON object a line, and the names of both files.
+//!
+//! Each has `event`, `at_ms` (milliseconds of the file; negative if it was before its first frame) and `time` (the wall clock). Of the file:
+//! `start` (its tracks, and whose they are), `end` (with `why` if another follows), `failed`, `completed` (after a crash), `paused`,
+//! `resumed`, `omitted` (events, of too many in a second). Of its tracks: `gap`, `malformed`, `undescribed`, `clock` (it leapt), `layer` (another
+//! encoding is recorded), `behind` (packets that the recorder missed). Of the room's members: `present` (when the file began), `joined`, `left`,
+//! `published`, `unpublished`, `muted`, `unmuted`, `speakers` (who speaks now, with levels in dBov).
 
 use std::fs::OpenOptions;
 use std::io::Write;

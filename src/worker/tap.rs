@@ -143,7 +143,7 @@ pub enum Happening {
         source: &'static str,
         muted: bool,
     },
-    /// These speak now and nobody else, the loudest first, each with its level in dBov.
+    /// These speak now and nobody else, the loudest first, each with the loudest level of its last second in dBov.
     Speakers(Vec<(String, i8)>),
 }
 

@@ -268,9 +268,12 @@ test('an egress says what its file is called in the store', { timeout: 60_000 },
   let there;
   await until('it is there', 15_000, async () => {
     there = await s3.ask('/objects?bucket=named');
-    return there.length === 2;
+    return there.length === 4;
   }, () => log('storage-named'));
-  assert.deepEqual(there.map(({ key }) => key).sort(), ['of/tests/shows/named.jsonl', filename].sort());
+  // And what the server's own rule records beside it, under its own name.
+  const [own, shows] = [false, true].map((is) => there.map(({ key }) => key).filter((key) => key.startsWith('of/tests/shows/') === is).sort());
+  assert.deepEqual(shows, ['of/tests/shows/named.jsonl', filename].sort());
+  assert.ok(own.length === 2 && own.every((key) => key.startsWith('of/tests/named/') && !key.includes(egressId)), `${own}`);
   assert.equal(there.find(({ key }) => key === filename).bytes, Number(size));
   await until('it is deleted here', 5_000, () => readdirSync(path.join(folder, 'named')).length === 0, () => `${readdirSync(path.join(folder, 'named'))}`);
 });

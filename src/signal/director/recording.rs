@@ -278,11 +278,15 @@ impl Director {
 
     /// The same of who speaks, if that has changed.
     pub(super) fn note_speakers(&mut self, name: &str) {
-        let Some(source) = self.tap.as_ref().filter(|source| !source.of(name).is_empty()) else { return };
+        let Some(source) = self.tap.as_ref().filter(|source| source.has(name)) else { return };
         let Some(room) = self.rooms.get(name) else { return };
         let speaking = self.speaking(room).into_iter().filter(|(member, _)| !member.hidden());
-        let mut speakers: Vec<(String, i8)> =
-            speaking.map(|(member, activity)| (member.identity.clone(), -(activity.level.below_full as i8))).collect();
+        let level = |member: &Member| {
+            let session = member.publisher.and_then(|slot| self.sessions.get(&slot))?;
+            let loudest = session.stats.inbound.levels.until(session.stats.at).into_iter().map(|level| level.below_full).min()?;
+            Some((member.identity.clone(), -(loudest as i8)))
+        };
+        let mut speakers: Vec<(String, i8)> = speaking.filter_map(|(member, _)| level(member)).collect();
         speakers.sort_by_key(|(_, level)| std::cmp::Reverse(*level));
         speakers.truncate(SPEAKERS_TOLD);
         let mut noted: Vec<String> = speakers.iter().map(|(identity, _)| identity.clone()).collect();

@@ -64,6 +64,11 @@ impl Source {
         self.by_room.get(room).cloned().unwrap_or_default()
     }
 
+    /// Whether anything of a room is to be recorded.
+    pub fn has(&self, room: &str) -> bool {
+        self.by_room.contains_key(room)
+    }
+
     /// The recording of all of a room that has this label: none, its own, by rule or because somebody asked for it.
     pub fn of_all(&self, room: &str, label: &str) -> Option<RecordingId> {
         let is = |recording: &Recording| recording.share == Share::Room && recording.label == label;
@@ -99,7 +104,7 @@ impl Source {
 
     /// Something happened in a room: told if anything of it is recorded.
     pub fn happened(&self, room: &str, what: Happening) {
-        if self.by_room.contains_key(room) {
+        if self.has(room) {
             self.tell(Notice::Record(Order::Happened { room: room.to_owned(), what }));
         }
     }
