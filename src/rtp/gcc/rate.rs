@@ -6,7 +6,14 @@
 use super::trendline::Usage;
 use crate::units::{Bitrate, Micros};
 
-const BACKOFF: f64 = 0.85;
+/// What is kept of the rate at which packets arrive when the path is overused: so much less that the queue drains in half a second, between
+/// these. The draft keeps the least, however short the queue is; RFC 8298 §4.1.2.1 and RFC 8698 §4.3 give way in proportion to it too.
+const BACKOFF: (f64, f64) = (0.85, 0.95);
+const DRAIN_MS: f64 = 200.0;
+/// And what is gone back to, of that rate, when the queue has drained: giving way was for that. Growing back, as the draft does, takes five
+/// seconds at 1 Mb/s and a quarter of a minute at 3 (BBR goes back to the rate that it has seen too, draft-ietf-ccwg-bbr §5.3.3).
+const RESUMED: f64 = 0.95;
+const DRAIN_MAX: Micros = Micros::from_secs(2);
 /// Growth far from the known capacity, per second.
 const GROWTH: f64 = 1.08;
 const GROWTH_MIN_BPS: f64 = 1_000.0;
@@ -16,6 +23,8 @@ const ABOVE_ACKNOWLEDGED: f64 = 1.5;
 const ABOVE_ACKNOWLEDGED_BPS: f64 = 10_000.0;
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 const FRAMES_PER_SECOND: f64 = 30.0;
+/// A shorter queue has drained.
+const EMPTY_MS: f64 = 5.0;
 /// Time until a change shows: the round trip and what the detector takes.
 const DETECTION_SECONDS: f64 = 0.1;
 /// Beside TCP: a loss reduces the rate to so much, and without one it grows by so many packets a round trip, in each. These are
@@ -65,6 +74,8 @@ pub struct RateControl {
     capacity: Capacity,
     round_trip: Micros,
     changed: Option<Micros>,
+    /// What is gone back to when the queue has drained, and since when it does.
+    resumed: Option<(f64, Micros)>,
     /// The last reduction for a loss beside TCP.
     competed: Option<Micros>,
 }
@@ -79,6 +90,7 @@ impl RateControl {
             capacity: Capacity::default(),
             round_trip: Micros::from_millis(200),
             changed: None,
+            resumed: None,
             competed: None,
         }
     }
@@ -97,10 +109,13 @@ impl RateControl {
         self.changed = Some(now);
     }
 
-    /// Follows what the detector says. `acknowledged`: the rate at which packets arrive.
-    pub fn update(&mut self, usage: Usage, acknowledged: Option<Bitrate>, idle: bool, now: Micros) {
+    /// Follows what the detector says. `acknowledged`: the rate at which packets arrive; `queue_ms`: how long they wait.
+    pub fn update(&mut self, usage: Usage, acknowledged: Option<Bitrate>, queue_ms: f64, idle: bool, now: Micros) {
+        if usage != Usage::Over && queue_ms < EMPTY_MS {
+            self.resume(now);
+        }
         match (usage, acknowledged) {
-            (Usage::Over, Some(rate)) if self.may_reduce(rate, now) => self.decrease(rate, now),
+            (Usage::Over, Some(rate)) if self.may_reduce(rate, now) => self.decrease(rate, queue_ms, now),
             // Nothing has been measured yet, and there is a queue: half of it, once a round trip.
             (Usage::Over, None) if self.changed.is_none_or(|at| now.since(at) >= self.reduction_interval()) => {
                 self.set(Bitrate((self.target / 2.0) as u64), now);
@@ -125,7 +140,7 @@ impl RateControl {
         }
         self.target = self.target.clamp(self.min, self.max);
         self.state = State::Hold;
-        self.changed = Some(now);
+        (self.changed, self.resumed) = (Some(now), None);
     }
 
     fn reduction_interval(&self) -> u64 {
@@ -138,15 +153,26 @@ impl RateControl {
             || (acknowledged.0 as f64) < 0.5 * self.target
     }
 
-    fn decrease(&mut self, acknowledged: Bitrate, now: Micros) {
+    fn resume(&mut self, now: Micros) {
+        // A queue that took long was somebody else's too, and what it left is theirs.
+        if let Some((rate, _)) = self.resumed.take().filter(|(_, since)| now.since(*since) < DRAIN_MAX.0) {
+            self.target = self.target.max(rate).clamp(self.min, self.max);
+        }
+    }
+
+    fn decrease(&mut self, acknowledged: Bitrate, queue_ms: f64, now: Micros) {
         self.state = State::Decrease;
         let rate = acknowledged.0 as f64;
-        let mut reduced = BACKOFF * rate;
+        let kept = (1.0 - queue_ms / DRAIN_MS).clamp(BACKOFF.0, BACKOFF.1);
+        let mut reduced = kept * rate;
         if reduced > self.target
             && let Some(capacity) = self.capacity.estimate
         {
-            reduced = BACKOFF * capacity * 1e3;
+            reduced = kept * capacity * 1e3;
         }
+        // Not more than before, and if it was too much again while the queue drained, not more than that either.
+        let resumed = (RESUMED * rate).min(self.resumed.map_or(self.target, |(rate, _)| rate));
+        self.resumed = Some((resumed, now));
         self.target = self.target.min(reduced).clamp(self.min, self.max);
         if self.capacity.bounds().is_some_and(|(lower, _)| rate < lower) {
             self.capacity = Capacity::default();
@@ -207,17 +233,17 @@ mod tests {
         let (mut control, mut now) = (control(), Micros::from_secs(1));
         let grow = |control: &mut RateControl, now: &mut Micros| {
             for _ in 0..51 {
-                control.update(Usage::Normal, Some(control.target()), false, *now);
+                control.update(Usage::Normal, Some(control.target()), 100.0, false, *now);
                 *now = *now + Micros::from_millis(100);
             }
         };
         grow(&mut control, &mut now);
         let grown = control.target().0;
         assert!((1_440_000..1_490_000).contains(&grown), "{grown}");
-        control.update(Usage::Over, Some(Bitrate(grown)), false, now);
+        control.update(Usage::Over, Some(Bitrate(grown)), 100.0, false, now);
         assert_eq!(control.target().0, (0.85 * grown as f64) as u64);
         let reduced = control.target().0;
-        control.update(Usage::Over, Some(Bitrate(grown)), false, now + Micros::from_millis(50));
+        control.update(Usage::Over, Some(Bitrate(grown)), 100.0, false, now + Micros::from_millis(50));
         assert_eq!(control.target().0, reduced, "not twice in a round trip");
         now = now + Micros::from_secs(1);
         grow(&mut control, &mut now);
@@ -230,12 +256,12 @@ mod tests {
         let mut control = control();
         let mut now = Micros::from_secs(1);
         for _ in 0..600 {
-            control.update(Usage::Normal, Some(Bitrate::kbps(800)), false, now);
+            control.update(Usage::Normal, Some(Bitrate::kbps(800)), 100.0, false, now);
             now = now + Micros::from_millis(100);
         }
         assert_eq!(control.target(), Bitrate::kbps(1210));
         for _ in 0..60 {
-            control.update(Usage::Over, Some(Bitrate(control.target().0 / 2)), false, now);
+            control.update(Usage::Over, Some(Bitrate(control.target().0 / 2)), 100.0, false, now);
             now = now + Micros::from_millis(500);
         }
         assert_eq!(control.target(), Bitrate::kbps(30));
@@ -245,7 +271,7 @@ mod tests {
     fn an_idle_sender_proves_nothing() {
         let mut control = control();
         for step in 0..100 {
-            control.update(Usage::Normal, Some(Bitrate::kbps(900)), true, Micros::from_millis(1000 + step * 100));
+            control.update(Usage::Normal, Some(Bitrate::kbps(900)), 100.0, true, Micros::from_millis(1000 + step * 100));
         }
         assert_eq!(control.target(), Bitrate::kbps(1000));
     }
