@@ -23,6 +23,14 @@ fn room(world: &mut World, link: Link) -> ([usize; 2], usize) {
     (publishers, watcher)
 }
 
+/// What the server thinks that a member's path carries, in kilobits per second.
+fn target(world: &mut World, watcher: usize) -> Option<u64> {
+    let address = world.clients[watcher].public;
+    let rooms = world.server.rooms();
+    let session = rooms.iter().flat_map(|room| &room.sessions).find(|session| session.remote_address == Some(address))?;
+    session.target_bitrate.map(|rate| rate / 1000)
+}
+
 fn sizes(world: &World, watcher: usize) -> [u8; 2] {
     [1, 2].map(|publisher| world.watcher(watcher).size(publisher))
 }
@@ -73,7 +81,7 @@ fn the_picture_that_matters_less_is_smaller_and_pauses_first() {
             let [pictures, _] = count(world, watcher, 5);
             assert!(pictures.iter().all(|pictures| *pictures > 135), "{pictures:?} in five seconds");
             assert_eq!(told(world), [Some(false), None]);
-            assert_eq!(sizes(world, watcher), [1, 5]);
+            assert_eq!(sizes(world, watcher), [1, 5], "{:?} kb/s", target(world, watcher));
             world.assert_no_violations();
         });
     });
@@ -85,10 +93,10 @@ fn hidden_pictures_get_nothing_and_small_ones_little() {
     for_seeds(&[311, 312], |seed| {
         let mut world = World::new(seed, 1 + (seed % 2) as usize);
         watching(&mut world, |world| {
-            let ([one, other], watcher) = room(world, Link::narrow(3_600_000, 200));
+            let ([one, other], watcher) = room(world, Link::narrow(4_200_000, 200));
             world.want(watcher, one, "camera", first(1));
             world.run_seconds(20);
-            assert_eq!(sizes(world, watcher), [20, 5]);
+            assert_eq!(sizes(world, watcher), [20, 5], "{:?} kb/s", target(world, watcher));
             world.want(watcher, one, "camera", Settings { disabled: true, ..Settings::default() });
             world.run_seconds(12);
             let [pictures, sounds] = count(world, watcher, 5);

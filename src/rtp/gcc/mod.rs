@@ -248,11 +248,13 @@ impl Estimator {
                 let rate = match usage {
                     // What has arrived before counts for nothing, if the path carries less now.
                     Usage::Over if self.sudden => self.gathering.served().or(self.acknowledged.busy()),
-                    Usage::Over => self.acknowledged.busy(),
+                    // A sender of less than it may has an average below what the path carries: what waited tells that.
+                    Usage::Over => self.acknowledged.busy().map(|rate| rate.max(self.queue.served().unwrap_or_default())),
                     _ => self.acknowledged.bitrate(),
                 };
                 let carried = rate.map(|rate| Bitrate((rate.0 as f64 / (1.0 - self.chance.min(CHANCE_MAX))) as u64));
-                self.rate.update(usage, carried, standing, self.idle, now);
+                let waits = if self.sudden { self.gathering.ms() } else { standing };
+                self.rate.update(usage, carried, waits, self.idle, now);
             }
         }
         let delay_based = self.rate.target();
