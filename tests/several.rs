@@ -39,7 +39,10 @@ fn sizes(world: &World, watcher: usize) -> [u8; 2] {
 fn count(world: &mut World, watcher: usize, seconds: u64) -> [[u64; 2]; 2] {
     let counts = |world: &World| {
         let watcher = world.watcher(watcher);
-        [[1, 2].map(|publisher| watcher.count(publisher)), [1, 2].map(|publisher| watcher.heard.get(&publisher).copied().unwrap_or(0))]
+        [
+            [1, 2].map(|publisher| watcher.count(publisher)),
+            [1, 2].map(|publisher| watcher.heard.get(&publisher).copied().unwrap_or(0)),
+        ]
     };
     let before = counts(world);
     world.run_seconds(seconds);
@@ -71,8 +74,8 @@ fn the_picture_that_matters_less_is_smaller_and_pauses_first() {
             world.run_seconds(10);
             assert_eq!(world.told_paused(watcher, one, "camera"), Some(true));
             let [pictures, sounds] = count(world, watcher, 10);
-            // Now and then the estimate is too good for a moment.
-            assert!(pictures[0] < 60 && pictures[1] > 270, "{pictures:?} in ten seconds");
+            // Now and then the estimate is too good for a moment, and it is tried for two seconds.
+            assert!(pictures[0] < 100 && pictures[1] > 270, "{pictures:?} in ten seconds");
             assert!(sounds.iter().all(|sounds| *sounds > 470), "{sounds:?} in ten seconds");
             let told = |world: &World| [one, other].map(|publisher| world.told_paused(watcher, publisher, "camera"));
             assert!(told(world)[0].is_some() && told(world)[1].is_none(), "{:?}", told(world));
@@ -122,20 +125,24 @@ fn a_screen_comes_before_its_publishers_camera() {
     for_seeds(&[321, 322], |seed| {
         let mut world = World::new(seed, 1);
         watching(&mut world, |world| {
-            let publisher = world.present("room", &ENCODINGS, 4);
+            let publisher = world.present("room", &ENCODINGS, 3);
             assert!(world.connect(5));
             world.run_seconds(2);
             let watcher = world.look("room", 1, 2, Link::narrow(900_000, 200));
             assert!(world.connect(5));
             world.run_seconds(20);
             let seen = |world: &World| [1, 1 + SCREEN].map(|publisher| world.watcher(watcher).size(publisher));
-            assert_eq!(seen(world), [1, 4]);
-            // 560 kb/s do not carry both.
-            world.clients[watcher].link = Link::narrow(560_000, 200);
+            assert_eq!(seen(world), [1, 3]);
+            // 440 kb/s do not carry both.
+            world.clients[watcher].link = Link::narrow(440_000, 200);
             world.run_seconds(10);
             let before = world.watcher(watcher).count(1);
             world.run_seconds(10);
-            assert!(world.watcher(watcher).count(1) - before < 60, "{} pictures of the camera", world.watcher(watcher).count(1) - before);
+            assert!(
+                world.watcher(watcher).count(1) - before < 100,
+                "{} pictures of the camera",
+                world.watcher(watcher).count(1) - before
+            );
             assert_eq!(world.told_paused(watcher, publisher, "camera"), Some(true));
             assert_eq!(world.told_paused(watcher, publisher, "screen"), None);
             world.want(watcher, publisher, "camera", first(1));

@@ -62,7 +62,8 @@ fn steps(demand: &Demand) -> Steps {
         .min_by_key(|quality| layers.rate(Choice::whole(*quality)));
     let Some(lowest) = lowest else { return steps };
     for choice in layers.choices() {
-        let larger = layers.better(choice.quality, wish.quality) || enough.is_some_and(|enough| layers.better(choice.quality, enough));
+        let larger =
+            layers.better(choice.quality, wish.quality) || enough.is_some_and(|enough| layers.better(choice.quality, enough));
         let wished = !larger || choice.quality == lowest;
         let smooth = choice.quality == lowest || choice.temporal + 1 >= layers.temporal(choice.quality).min(wish.temporal);
         let rises = steps.last().is_none_or(|last| last.quality == choice.quality || layers.better(choice.quality, last.quality));
@@ -335,7 +336,11 @@ mod tests {
         let of = |priority| Demand { wish: Wish { priority, ..Wish::default() }, ..video() };
         assert_eq!(given(1_400, &[of(128), of(1)]), [Some((0, 1)), Some((2, 0))]);
         assert_eq!(given(5_000, &[of(128), of(1)]), [Some((2, 1)); 2]);
-        assert_eq!(given(250, &[of(3), of(2), of(1)]), [None, Some((0, 0)), Some((0, 0))], "something for each that it is enough for");
+        assert_eq!(
+            given(250, &[of(3), of(2), of(1)]),
+            [None, Some((0, 0)), Some((0, 0))],
+            "something for each that it is enough for"
+        );
         assert_eq!(given(130, &[audio(), of(128), of(1)]), [Some((0, 0)), None, None]);
         assert_eq!(given(150, &[audio(), of(128), of(1)]), [Some((0, 0)), None, Some((0, 0))]);
     }
@@ -363,7 +368,10 @@ mod tests {
             [0, 1].map(|index| allocation[index].is_some())
         };
         assert_eq!([step(150, 10), step(150, 13)], [[true, true], [true, false]]);
-        assert_eq!([step(150, 20), step(50, 30), step(50, 31), step(50, 33)], [[true, false], [true, false], [true, false], [false; 2]]);
+        assert_eq!(
+            [step(150, 20), step(50, 30), step(50, 31), step(50, 33)],
+            [[true, false], [true, false], [true, false], [false; 2]]
+        );
         assert_eq!([step(150, 34), step(230, 35)], [[true, false], [true; 2]]);
     }
 

@@ -147,7 +147,10 @@ fn behind(results: &[(Scenario, Vec<Outcome>)]) -> String {
         than ITU-T G.114 has for the whole way from mouth to ear comes too late for a conversation, and a control that fills the queue uses \
         the path with that.\n\n";
     let where_better = if better.is_empty() { "none".to_owned() } else { better.join(", ") };
-    _ = writeln!(text, "Scenarios in which another is at least as good in all, use in time (beside others: fairness), queue and times: {where_better}.");
+    _ = writeln!(
+        text,
+        "Scenarios in which another is at least as good in all, use in time (beside others: fairness), queue and times: {where_better}."
+    );
     text + "\n## Scenarios\n\n"
 }
 
