@@ -4,8 +4,8 @@
 //! Source: Copa's switch to a competitive mode (Arun and Balakrishnan, "Copa: Practical Delay-Based Congestion Control for the
 //! Internet", NSDI 2018, §2.2; libwebrtc has nothing like it): a queue that does not empty although we gave way is somebody else's, and as long
 //! as that is so we do as they do. The rate then follows RFC 5348's idea of what is fair to TCP: what a window would grow by, and a
-//! cut where it would be cut. Such a cut empties a queue that is ours alone, and that ends it; so does a queue that is too long
-//! for a conversation, in which nobody is competed with.
+//! cut where it would be cut. Such a cut empties a queue that is ours alone, or a deeper one now and then, and that ends it; so does a
+//! queue that is too long for a conversation, in which nobody is competed with.
 
 use crate::units::Micros;
 
@@ -32,13 +32,13 @@ impl Competition {
         self.competing
     }
 
-    /// `over`: the detector wants us to give way, because of a queue of so many milliseconds.
-    pub fn update(&mut self, queue_ms: f64, over: bool, now: Micros) {
+    /// `over`: the detector wants us to give way, because of a queue of so many milliseconds. One that `drains` may yet be ours.
+    pub fn update(&mut self, queue_ms: f64, over: bool, drains: bool, now: Micros) {
         let elapsed = self.looked.replace(now).map_or(0, |looked| now.since(looked).min(PAUSE_MAX));
         if queue_ms < EMPTY_MS {
             (self.stood, self.competing) = (self.stood.saturating_sub(elapsed), false);
         } else if queue_ms < LONG_MS {
-            self.stood = (self.stood + elapsed).min(PATIENCE);
+            self.stood = (self.stood + if drains { 0 } else { elapsed }).min(PATIENCE);
             self.competing |= over && self.stood >= PATIENCE;
         } else {
             (self.stood, self.competing) = (0, false);
@@ -53,9 +53,9 @@ mod tests {
     #[test]
     fn a_queue_that_stays_is_somebody_elses_until_it_empties_or_grows_too_long() {
         let mut competition = Competition::default();
-        let mut at = |millis, queue_ms, over| {
+        let mut at = |millis: u64, queue_ms, over| {
             for step in 0..10 {
-                competition.update(queue_ms, over, Micros::from_millis(millis + step * 100));
+                competition.update(queue_ms, over, false, Micros::from_millis(millis + step * 100));
             }
             competition.is_on()
         };

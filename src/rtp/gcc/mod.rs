@@ -230,7 +230,8 @@ impl Estimator {
         if usage == Usage::Normal && self.trendline.queue_ms() < EMPTY_QUEUE_MS {
             self.prober.again(self.target, now);
         }
-        self.competition.update(self.trendline.queue_ms(), grew, now);
+        let drains = self.trendline.usage() == Usage::Under;
+        self.competition.update(self.trendline.queue_ms(), grew, drains, now);
         self.trendline.hold_base(self.competition.is_on());
         match probed {
             _ if self.competition.is_on() => self.rate.compete(lost > 0, self.acknowledged.bitrate(), now),

@@ -36,7 +36,7 @@ fn name(part: &Part, outcome: &Outcome) -> &'static str {
 /// A scenario's table, in Markdown.
 pub fn section(scenario: &Scenario, outcomes: &[Outcome]) -> String {
     let mut text = format!("### {}: {}\n\n", scenario.name, scenario.title);
-    text += "| control | used | used, steady | of that in time | queue p50 ms | p95 | p95, steady | up s | down s | dropped |\n";
+    text += "| control | used | used, steady | in time, steady | queue p50 ms | p95 | p95, steady | up s | down s | dropped |\n";
     text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for outcome in outcomes {
         for (part, measures) in scenario.parts.iter().zip(&outcome.measures) {
