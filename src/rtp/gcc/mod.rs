@@ -213,7 +213,9 @@ impl Estimator {
         }
         // A full queue does not grow, and to the detector nothing is wrong: but it drops, and it is long.
         let full = self.trendline.queue_ms() > FULL_QUEUE_MS && self.loss.recent() > FULL_QUEUE_LOSS;
-        let disturbed = newest < self.disturbed_until;
+        // A probe is no reason if what waits leaves far too slowly for that.
+        let slow = self.gathering.served().is_some_and(|rate| rate.0 * 10 < self.rate.target().0 * 7);
+        let disturbed = newest < self.disturbed_until && !slow;
         self.sudden = self.gathering.ms() > if disturbed { SUDDEN_PROBED_MS } else { SUDDEN_MS };
         let grew = over || full || self.sudden || self.trendline.usage() == Usage::Over;
         // What the detector saw at the beginning of the message may be over by its end: giving way again would follow our own pause.
