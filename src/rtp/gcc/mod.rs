@@ -48,8 +48,8 @@ const SUDDEN_PROBED_MS: f64 = 150.0;
 const MOMENT: Micros = Micros::from_millis(500);
 /// For so long, at least, an empty queue is remembered.
 const MEMORY: Micros = Micros::from_secs(10);
-/// A queue that is shorter than this at some time in each so long is none that stands (RFC 8289 §4.2 and §4.3: target and interval): frames
-/// pass through it.
+/// A queue that is shorter than this at some time in each so long is none that stands, but one that frames pass through: CoDel's good queue
+/// and bad queue, and its target (RFC 8289).
 const STANDING_MS: f64 = 5.0;
 const STANDING: Micros = Micros::from_millis(50);
 /// Packets over which it is told how many are lost by chance, and the most that are taken for that.

@@ -1,18 +1,20 @@
 //! The rate that follows from the detector: additive increase, multiplicative decrease.
 //!
 //! Source: draft-ietf-rmcat-gcc-02 §5.5, with libwebrtc's `goog_cc/aimd_rate_control.cc` and `link_capacity_estimator.cc`: near a rate
-//! at which the path was overused before it grows by about a packet a round trip, far from it by 8 % a second.
+//! at which the path was overused before it grows by about a packet a round trip, far from it by 8 % a second. What is given way, and what
+//! is gone back to, is not theirs: see the constants.
 
 use super::trendline::Usage;
 use crate::units::{Bitrate, Micros};
 
-/// What is kept of the rate at which packets arrive when the path is overused: so much less that the queue drains in half a second, between
-/// these. The draft keeps the least, however short the queue is; RFC 8298 §4.1.2.1 and RFC 8698 §4.3 give way in proportion to it too.
+/// What is kept of the rate at which packets arrive when the path is overused: so much that the queue drains in a fifth of a second, between
+/// these. The draft keeps the least, however short the queue is; NADA (RFC 8698 §4.3) gives way in proportion to it too.
 const BACKOFF: (f64, f64) = (0.85, 0.95);
 const DRAIN_MS: f64 = 200.0;
 /// And what is gone back to, of that rate, when the queue has drained: giving way was for that. Growing back, as the draft does, takes five
-/// seconds at 1 Mb/s and a quarter of a minute at 3 (BBR goes back to the rate that it has seen too, draft-ietf-ccwg-bbr §5.3.3).
+/// seconds at 1 Mb/s and a quarter of a minute at 3 (BBR, draft-ietf-ccwg-bbr, goes back to the rate that it has seen too).
 const RESUMED: f64 = 0.95;
+/// A queue that took longer to drain was not ours alone.
 const DRAIN_MAX: Micros = Micros::from_secs(2);
 /// Growth far from the known capacity, per second.
 const GROWTH: f64 = 1.08;
@@ -33,10 +35,10 @@ const DETECTION_SECONDS: f64 = 0.1;
 /// Beside TCP: a loss reduces the rate to so much, and without one it grows by so many packets a round trip, in each. These are
 /// CUBIC's (RFC 9438 §4.3 and §4.6), whose region of short round trips is what a viewer shares a queue with.
 const COMPETING_BACKOFF: f64 = 0.7;
+const COMPETING_PACKETS: f64 = 1.0;
 /// One of so many reductions goes so far: the queue of a slow path that is ours alone does not empty by the others.
 const DEEP_EACH: u8 = 4;
 const DEEP_BACKOFF: f64 = 0.5;
-const COMPETING_PACKETS: f64 = 1.0;
 const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
