@@ -71,7 +71,7 @@ fn join(runtime: &tokio::runtime::Runtime, handle: &Handle, client: &mut Client,
     let address = "127.0.0.1".parse().expect("an address");
     let join = Join { room: room.to_owned(), purpose, offer, identity: None, client: address, user_agent: "test".to_owned() };
     let joined = runtime.block_on(handle.join(join)).unwrap_or_else(|refusal| panic!("{refusal}"));
-    client.accept(&joined.answer, SessionPath { room: room.to_owned(), purpose, session: joined.session });
+    client.accept(&joined.answer, Some(SessionPath { room: room.to_owned(), purpose, session: joined.session }));
 }
 
 /// What is published in one room comes, through the program, to a viewer of another: whole pictures, byte for byte what was sent.
@@ -122,7 +122,7 @@ fn an_sfu_of_the_parts_forwards() {
         let (index, offer) = clients.add(part, own.address);
         let client = &mut clients.clients[index].0;
         let answer = own.join(publishes, &offer).expect("an answer");
-        client.accept(&answer, SessionPath { room: String::new(), purpose: client.purpose(), session: String::new() });
+        client.accept(&answer, None);
         clients.run(5, |clients| {
             own.turn();
             clients.clients[index].0.connected
