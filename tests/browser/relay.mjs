@@ -67,7 +67,6 @@ export class Relay {
     const queued = Math.max(this.free - now, 0);
     if (queued > this.queue) {
       this.overflowed += 1;
-      (this.over ??= []).push(Date.now());
       return undefined;
     }
     this.waits.push({ at: Date.now(), ms: queued, bits: 8 * (bytes + HEADERS) });
