@@ -10,6 +10,10 @@
 //! in differences of them. A receiver that is sent fewer decode targets must be told so (A.4), else it takes the chains of the others
 //! for broken.
 //!
+//! Where the spatial layers of a picture are of different temporal layers (`L2T2_KEY_SHIFT`), a receiver cannot be sent fewer temporal ones:
+//! of every other picture it would get a lower spatial layer alone, which no decoder takes for a whole picture. From the first such
+//! picture on, all are of temporal layer 0 to who selects layers.
+//!
 //! A descriptor may come before its structure, when the first packet of a key frame is lost or late, or after the next one, when it is
 //! late itself. That is [`DropReason::DependencyUnknown`], and no fault of the packet: it is good for receivers that take the stream
 //! whole.
@@ -111,8 +115,11 @@ impl Reader {
 
         let frame_number = mandatory.frame_number;
         let told = told.or_else(|| attached.as_ref().map(Structure::all_targets));
-        let before = self.pictures.frames_before(timestamp, frame_number);
+        let before = self.pictures.frames_before(timestamp, frame_number, template.temporal);
         let mut layer = layer(template, indications, structure);
+        if self.pictures.shifted {
+            (layer.temporal, layer.switch_from, layer.switch_to) = (0, 0, u8::MAX);
+        }
         (layer.start_of_frame, layer.end_of_frame) = (mandatory.start_of_frame, mandatory.end_of_frame);
         layer.inter_layer = dependencies.iter().any(|back| *back <= before);
         layer.inter_picture = dependencies.iter().any(|back| *back > before);
@@ -148,6 +155,8 @@ impl Reader {
             (self.updated, self.active) = (frame, active);
         }
         if structure.is_some() && frame >= self.structured {
+            let same = |(one, other): (&Structure, &Structure)| one.templates == other.templates;
+            self.pictures.shifted &= self.structure.as_ref().zip(structure.as_ref()).is_some_and(same);
             (self.structured, self.structure) = (frame, structure);
         }
     }
@@ -163,18 +172,22 @@ impl Reader {
     }
 }
 
-/// Timestamp of the newest picture and its first frame seen.
+/// Timestamp of the newest picture, and its first frame seen with its temporal layer.
 #[derive(Clone, Debug, Default)]
 struct Pictures {
     newest: Option<(RtpTime, u16)>,
+    temporal: u8,
+    /// A picture had frames of several temporal layers.
+    shifted: bool,
 }
 
 impl Pictures {
     /// Frames of the same picture before this one, as far as they have been seen: with losses it may be fewer than there were, and
     /// then a reference within the picture is taken for one to an earlier picture, which is on the safe side.
-    fn frames_before(&mut self, timestamp: RtpTime, frame_number: u16) -> u16 {
+    fn frames_before(&mut self, timestamp: RtpTime, frame_number: u16, temporal: u8) -> u16 {
         match &mut self.newest {
             Some((newest, first)) if *newest == timestamp => {
+                self.shifted |= temporal != self.temporal;
                 if (frame_number.wrapping_sub(*first) as i16) < 0 {
                     *first = frame_number;
                 }
@@ -183,6 +196,7 @@ impl Pictures {
             Some((newest, _)) if (-LATE_TICKS..0).contains(&timestamp.distance(*newest)) => 0,
             none_or_older => {
                 *none_or_older = Some((timestamp, frame_number));
+                self.temporal = temporal;
                 0
             }
         }

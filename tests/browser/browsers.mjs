@@ -111,50 +111,24 @@ export async function heard(page, { ms = 10_000, what = 'viewer', analyser = tru
   return seen;
 }
 
-/**
- * Takes a viewer from one choice to the next while a second one, the control, keeps what it has; both get `ms` for each. Returns what was
- * seen in each step, and `clean`: whether the control saw every frame in time. Two cores encode, forward and decode it all, and what else
- * the machine does for a moment freezes everybody.
- */
-export async function walk(viewer, control, steps, ms, choose) {
-  const seen = [];
-  for (const step of steps) {
-    const [before, steadyBefore] = await Promise.all([stats(viewer), stats(control)]);
-    await choose(viewer, step);
-    await new Promise((done) => setTimeout(done, ms));
-    const [now, steady] = await Promise.all([stats(viewer), stats(control)]);
-    const [seenByViewer, seenByControl] = [[before, now], [steadyBefore, steady]].map(([first, last]) => ({
-      decoded: last.framesDecoded - first.framesDecoded, freezes: last.freezeCount - first.freezeCount, plis: last.pliCount - first.pliCount,
-    }));
-    const clean = seenByControl.freezes === 0 && seenByControl.decoded >= (0.9 * 15 * ms) / 1000;
-    seen.push({ ...step, frameWidth: now.frameWidth, ...seenByViewer, control: seenByControl, clean });
-  }
-  return seen;
+/** Asks for a layer as the page would: from the browser, so that CORS is part of it. */
+export async function choose(viewer, wish) {
+  const [status, answer] = await viewer.evaluate(async (body) => {
+    const headers = { 'content-type': 'application/json' };
+    const response = await fetch(`${window.session.location}/layer`, { method: 'POST', headers, body: JSON.stringify(body) });
+    return [response.status, await response.text()];
+  }, wish);
+  assert.equal(status, 204, answer);
 }
 
-/**
- * Holds what `walk` saw against what a decoder that notices nothing would have shown. Judged are steps that were clean, as was the one
- * before: the width is the step's, `frames` or more were decoded, nothing froze, and nothing was asked for. On a quiet machine that is all
- * steps and there is no exception; of five that the machine disturbed one may have come late. And whatever the machine did, the viewer has
- * to have fared no worse than the control, who switched nothing.
- */
-export function unnoticed(what, seen, frames) {
-  const judged = seen.filter((step, i) => step.clean && (i === 0 || seen[i - 1].clean));
-  const noticed = judged.filter((step) => step.frameWidth !== step.width || step.decoded < frames || step.freezes > 0);
-  const disturbed = seen.length - judged.length;
-  const exceptions = Math.ceil(disturbed / 5);
-  const sum = (steps, field) => steps.reduce((total, step) => total + step[field], 0);
-  const count = (steps) => ({ decoded: sum(steps, 'decoded'), freezes: sum(steps, 'freezes'), plis: sum(steps, 'plis') });
-  const [all, control] = [count(seen), count(seen.map((step) => step.control))];
-  const told = { what, steps: seen.length, judged: judged.length, noticed: noticed.length, exceptions, all, control };
-  console.log(JSON.stringify(told));
-  const details = JSON.stringify({ ...told, seen });
-  assert.ok(noticed.length <= exceptions, `every step showed what was asked for, and nothing froze: ${details}`);
-  assert.equal(sum(judged, 'plis'), 0, `the decoder asked for nothing: ${details}`);
-  assert.ok(all.freezes <= control.freezes + disturbed, `it froze no more than the control: ${details}`);
-  assert.ok(all.plis <= control.plis + disturbed, `it asked for no more than the control: ${details}`);
-  // Of each step's frames the viewer may be shown fewer by choice: `frames` of 30.
-  assert.ok(all.decoded >= (0.8 * control.decoded * frames) / 30, `as many frames as the control: ${details}`);
+/** What the API tells of a page's session, found by its address: that of the relay, if it came through one. */
+export async function session(server, room, page, relay) {
+  const ports = relay?.ports ?? await page.evaluate(async () => {
+    const reports = [...(await window.session.pc.getStats()).values()];
+    return reports.filter(({ type }) => type === 'local-candidate').map(({ port }) => port);
+  });
+  const { sessions } = await server.room(room);
+  return sessions.find(({ remote_address: address }) => ports.includes(Number(address?.split(':').at(-1))));
 }
 
 /** Frames decoded per second over `ms`. */

@@ -17,6 +17,7 @@ import { pause, TESTS } from './server.mjs';
 /** "plain": the dependency descriptor is not offered. Then Chromium writes more into VP8's descriptors. */
 const MODES = [
   'AV1 L1T3', 'AV1 L3T3', 'AV1 L3T3_KEY', 'VP9 L3T3', 'VP9 L3T3_KEY', 'VP8 L1T3', 'H264 L1T2', 'VP9 L3T3 plain', 'VP8 L1T3 plain',
+  'AV1 L2T2_KEY_SHIFT', 'VP9 L2T2_KEY_SHIFT',
 ];
 const CLIENT = readFileSync(new URL('./client.js', import.meta.url), 'utf8');
 const PAYLOAD_BYTES = 32;

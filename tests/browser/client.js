@@ -172,7 +172,7 @@
     }
   }
 
-  /** `scalabilityMode` is that of a single encoding (`L3T3_KEY`); `dependencyDescriptor` (true or false) offers that header extension or not. */
+  /** `maintainResolution`: not a smaller picture until the encoder has what it needs, or time; `scalabilityMode` is that of a single encoding (`L3T3_KEY`); `dependencyDescriptor` (true or false) offers that header extension or not. */
   async function publish(options) {
     const media = await source(options);
     const pc = new RTCPeerConnection();
@@ -184,10 +184,14 @@
           { rid: 'h', scaleResolutionDownBy: 2 },
           { rid: 'f', scaleResolutionDownBy: 1 },
         ].map((encoding) => ({ ...encoding, scalabilityMode: options.scalabilityMode, maxBitrate: options.maxBitrates?.[encoding.rid] }));
-      } else if (track.kind === 'video' && options.scalabilityMode) {
-        init.sendEncodings = [{ scalabilityMode: options.scalabilityMode }];
+      } else if (track.kind === 'video' && (options.scalabilityMode || options.maxBitrate)) {
+        init.sendEncodings = [{ scalabilityMode: options.scalabilityMode, maxBitrate: options.maxBitrate }];
       }
       const transceiver = pc.addTransceiver(track, init);
+      if (track.kind === 'video' && options.maintainResolution) {
+        const parameters = { ...transceiver.sender.getParameters(), degradationPreference: 'maintain-resolution' };
+        await transceiver.sender.setParameters(parameters);
+      }
       if (track.kind === 'audio' && options.plainSound) withoutRed(transceiver);
       if (track.kind === 'video' && options.codec) prefer(transceiver, options.codec, options.fec);
       if (track.kind === 'video' && options.dependencyDescriptor !== undefined) {
@@ -252,6 +256,7 @@
       keyFramesDecoded: sum('inbound-rtp', 'video', 'keyFramesDecoded'),
       framesEncoded: sum('outbound-rtp', 'video', 'framesEncoded'),
       limitedBy: reports.find((r) => r.type === 'outbound-rtp' && r.kind === 'video')?.qualityLimitationReason,
+      scalabilityMode: reports.find((r) => r.type === 'outbound-rtp' && r.kind === 'video')?.scalabilityMode,
       framesSent: sum('outbound-rtp', 'video', 'framesSent'),
       layers: reports.filter((r) => r.type === 'outbound-rtp' && r.kind === 'video' && r.framesSent > 0).map((r) => r.rid),
       frameWidth: video?.frameWidth,
@@ -275,9 +280,27 @@
       samplesConcealed: sum('inbound-rtp', 'audio', 'concealedSamples'),
       audioBytes: sum('inbound-rtp', 'audio', 'bytesReceived'),
       audioLost: sum('inbound-rtp', 'audio', 'packetsLost'),
+      // Of sound, video and all else.
+      bytesReceived: transport.bytesReceived,
       srtpCipher: transport.srtpCipher,
       dtlsVersion: transport.tlsVersion,
     };
+  }
+
+  /**
+   * Notes each picture that is decoded from now on in `window.pictures`: when, by a clock that the pages of a machine share, and its width.
+   * Every one of them, where a video element that is not looked at may leave some out.
+   */
+  async function notePictures() {
+    window.pictures = [];
+    const track = peerConnection().getReceivers().map((r) => r.track).find((t) => t?.kind === 'video');
+    const reader = new MediaStreamTrackProcessor({ track }).readable.getReader();
+    for (;;) {
+      const { done, value: frame } = await reader.read();
+      if (done) return;
+      window.pictures.push([performance.timeOrigin + performance.now(), frame.codedWidth]);
+      frame.close();
+    }
   }
 
   function look(video) {
@@ -326,5 +349,5 @@
     return peak;
   }
 
-  window.client = { publish, watch, leave, stats, picture, loudness, testSource, prefer, offerDependencyDescriptor };
+  window.client = { publish, watch, leave, stats, picture, notePictures, loudness, testSource, prefer, offerDependencyDescriptor };
 })();

@@ -29,10 +29,8 @@ export class Relay {
   static async start(serverPort, { seed = 1, loss = 0, delay = 0, rate = Infinity, queue = 200 } = {}) {
     const relay = new Relay();
     Object.assign(relay, { loss, delay, rate, queue });
-    /** Milliseconds that each packet waited in the queue; bits that came for it, and that left it. */
+    /** Of each packet that passed the queue: when it came (as of `Date.now()`), the milliseconds that it waited, and its bits. */
     relay.waits = [];
-    relay.offered = 0;
-    relay.bits = 0;
     relay.overflowed = 0;
     relay.free = 0;
     relay.onTheWay = { up: [], down: [] };
@@ -51,6 +49,11 @@ export class Relay {
     return relay;
   }
 
+  /** From which the server sees the clients come. */
+  get ports() {
+    return [...this.clients.values()].map((socket) => socket.address().port);
+  }
+
   drops(direction) {
     const dropped = this.random[direction]() < this.loss;
     (dropped ? this.lost : this.passed)[direction] += 1;
@@ -62,13 +65,11 @@ export class Relay {
     if (this.rate === Infinity) return 0;
     const now = performance.now();
     const queued = Math.max(this.free - now, 0);
-    this.offered += 8 * (bytes + HEADERS);
     if (queued > this.queue) {
       this.overflowed += 1;
       return undefined;
     }
-    this.waits.push(queued);
-    this.bits += 8 * (bytes + HEADERS);
+    this.waits.push({ at: Date.now(), ms: queued, bits: 8 * (bytes + HEADERS) });
     this.free = now + queued + (8_000 * (bytes + HEADERS)) / this.rate;
     return this.free - now;
   }

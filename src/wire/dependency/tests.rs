@@ -37,7 +37,7 @@ const L3T3: [Row; 15] = [
     (2, 2, &[3, 1], &[11, 10, 9], "D--------"),
 ];
 
-const SVC: [(&str, &str); 7] = [
+const SVC: [(&str, &str); 9] = [
     ("AV1 L1T3", vectors::AV1_L1T3),
     ("AV1 L3T3", vectors::AV1_L3T3),
     ("AV1 L3T3_KEY", vectors::AV1_L3T3_KEY),
@@ -45,6 +45,8 @@ const SVC: [(&str, &str); 7] = [
     ("VP9 L3T3_KEY", vectors::VP9_L3T3_KEY),
     ("VP8 L1T3", vectors::VP8_L1T3),
     ("H264 L1T2", vectors::H264_L1T2),
+    ("AV1 L2T2_KEY_SHIFT", vectors::AV1_L2T2_KEY_SHIFT),
+    ("VP9 L2T2_KEY_SHIFT", vectors::VP9_L2T2_KEY_SHIFT),
 ];
 
 fn symbol(indication: Indication) -> char {
@@ -193,7 +195,8 @@ fn captures_are_consistent() {
                 assert!(old.end_of_frame && before.timestamp != packet.timestamp, "{what}: a marked packet ends the picture");
             }
             if before.timestamp == packet.timestamp && step == 1 {
-                assert!(new.spatial > old.spatial && new.temporal == old.temporal, "{what}: spatial layers rise within a picture");
+                let shifts = name.contains("SHIFT") || new.temporal == old.temporal;
+                assert!(new.spatial > old.spatial && shifts, "{what}: spatial layers rise within a picture");
             }
             if new.layout.structure {
                 assert!(new.layer().key_frame() && new.spatial == 0, "{what}: a structure comes with a key frame");
@@ -207,7 +210,7 @@ fn captures_are_consistent() {
 
 /// The highest spatial layer of a mode.
 fn top(name: &str) -> u8 {
-    if name.contains("L3") { 2 } else { 0 }
+    ["L1", "L2", "L3"].iter().position(|layers| name.contains(layers)).expect("a mode") as u8
 }
 
 /// A receiver that is sent what [`Layer`] says is for it has all that it is sent refer to: for each pair of limits, and for limits
@@ -253,6 +256,23 @@ fn what_a_receiver_is_sent_refers_to_nothing_that_it_lacks() {
             }
             assert!(sent.len() > 3, "{name}: S{spatial} T{temporal}: {sent:?}");
             assert!(temporal != 9 || raised >= 2, "{name}: the limit rises");
+        }
+    }
+}
+
+/// Spatial layers that are of different temporal ones: nothing of a picture is left out by its temporal layer, else what is left would be
+/// a part of a picture that lacks its end.
+#[test]
+fn shifted_temporal_layers_are_one() {
+    for capture in [vectors::AV1_L2T2_KEY_SHIFT, vectors::VP9_L2T2_KEY_SHIFT] {
+        let (_, read) = read_all(capture);
+        // The first picture in which the upper spatial layer is of another temporal one.
+        let first = read.iter().position(|(_, descriptor)| (descriptor.spatial, descriptor.temporal) == (1, 1));
+        let shifted = &read[first.expect("a shifted picture")..];
+        assert!(shifted.iter().any(|(_, descriptor)| (descriptor.spatial, descriptor.temporal) == (0, 1)));
+        for (packet, descriptor) in shifted {
+            let layer = descriptor.layer();
+            assert!(layer.is_within(1, 0) && layer.temporal_limit(0, 3) == 3, "{:?}", packet.sequence_number);
         }
     }
 }
