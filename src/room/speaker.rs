@@ -358,7 +358,7 @@ mod tests {
         assert_eq!((talk.speakers.dominant(), talk.speakers.voices.len()), (Some(CARO), 8));
         // Two who begin at the same time, and are heard ten times a second, do not take each other's place.
         talk.go_on(3_000, &[(CARO, &quiet)]);
-        let tenth = |at: u64| if at.is_multiple_of(100) { Some(25) } else { None };
+        let tenth = |at: u64| at.is_multiple_of(100).then_some(25);
         talk.go_on(1_000, &[(ANNA, &tenth), (BEN, &tenth)]);
         assert_eq!(talk.loudest().len(), 2, "{:?}", talk.loudest());
     }

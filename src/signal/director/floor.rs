@@ -14,8 +14,8 @@ use crate::room::speaker::Activity;
 use crate::rtp::level::Level;
 use crate::units::{Micros, PeerId, TrackId};
 
-/// Between two messages on who speaks, if that has changed, and if only how loud they are has.
-const TOLD_CHANGED: Micros = Micros::from_millis(200);
+/// Between two messages on who speaks, if that has changed, and if only how loud they are has: LiveKit's server does both every half a second.
+const TOLD_CHANGED: Micros = Micros::from_millis(100);
 const TOLD_SAME: Micros = Micros::from_millis(500);
 
 /// What a member gets of somebody's track.
