@@ -680,7 +680,7 @@ fn a_room_that_is_cut_off_lacks_two_seconds_at_most() {
     let folder = Folder::new("room-killed");
     let mut feed = Feed::new(RecordPlan { files: RecordFiles::Room, ..folder.plan("*") });
     let recording = feed.begin("room", "", RecordWish::default());
-    let begins = [("ada", Micros::from_secs(1)), ("bob", Micros::from_millis(2_510)), ("eve", Micros::from_millis(3_270))];
+    let begins = [("ada", Micros::from_secs(1)), ("bob", Micros::from_millis(1_610)), ("eve", Micros::from_millis(3_270))];
     let mut streams: Vec<(usize, Codec, &[Vec<u8>], Micros)> = Vec::new();
     for (number, (_, begin)) in begins.into_iter().enumerate() {
         streams.extend([(2 * number, Codec::Vp8, &video[..], begin), (2 * number + 1, Codec::Opus, &sound[..], begin)]);
@@ -715,6 +715,21 @@ fn a_room_that_is_cut_off_lacks_two_seconds_at_most() {
     }
     assert!(come == 3 && next > 6_000 && most > 0.3, "{most} s were lacking at most");
     feed.recorder.end(Micros::from_secs(9));
+    // And in the end nothing does: what could not go over in time went on in the file before.
+    for (identity, _) in begins {
+        let count = |kind: &str| -> usize {
+            let of = |file: PathBuf| {
+                let track = titles(&file, RecordFormat::Webm).iter().position(|own| *own == format!("{identity} {kind}"))?;
+                Some(probe(&file).1[track].len())
+            };
+            folder.media().into_iter().filter_map(of).sum()
+        };
+        assert_eq!((count("camera"), count("microphone")), (150, sound.len()), "{identity}");
+    }
+    for file in folder.media() {
+        let videos = probe(&file).0.iter().filter(|codec| *codec == "vp8").count();
+        assert!(videos > 0 && decoded_all(&file) > 0, "{}", file.display());
+    }
 }
 
 /// When the last packet of a track came, in seconds of the wall clock, by its title in any file.
