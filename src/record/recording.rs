@@ -4,7 +4,8 @@
 //! [`BEGIN_WAIT`] after the first of them. A track that comes later, which the file's header lacks, makes another file necessary, and
 //! so does a file that is as long or as large as files may get. Then each track **goes over** to the next file where it can, and no
 //! frame is left out: video with its next key frame, which is asked for, sound as soon as any video has. What has gone over waits
-//! until all have, or for [`BEGIN_WAIT`]; then the one file ends and the other begins. So two files that follow each other may
+//! until all have, or for [`BEGIN_WAIT`]; then the other file begins, and the one ends: at once, or when the last video has gone over, or
+//! after [`LEAVE_MAX`]. So two files that follow each other may
 //! overlap in time, and the first line of each sidecar tells when it begins. A track that ends has no more frames; the next file
 //! lacks it.
 //!
@@ -42,6 +43,8 @@ const SETTLE: Micros = Micros::from_millis(700);
 const FRAME_MICROS: i64 = 20_000;
 /// Why nothing comes of a track that sends.
 const UNDESCRIBED: &str = "its key frames lack what a decoder needs first (H264: parameter sets; AV1: a sequence header)";
+/// How long a file that another follows is kept open for video that never sends a key frame.
+const LEAVE_MAX: Micros = Micros::from_secs(10);
 /// Over so long it is counted how much flows of each encoding.
 const MEASURE: u64 = 1_000_000;
 /// Why a file ends and another begins.
@@ -54,6 +57,14 @@ enum Output {
     Open(Box<Part>),
     /// No more is written: the file could not be made or written.
     Failed,
+}
+
+/// A file that another one follows already: video goes on in it that has had no key frame to go over with.
+struct Leaving {
+    part: Box<Part>,
+    /// Of its last event.
+    fields: Value,
+    since: Micros,
 }
 
 /// Whether what comes is kept.
@@ -85,6 +96,7 @@ pub struct Recording {
     disk: Disk,
     tracks: Vec<Track>,
     output: Output,
+    leaving: Option<Leaving>,
     /// Frames of the next file with the index of their track, since when, and why there is to be one.
     next: VecDeque<(usize, i64, Frame)>,
     next_since: Option<Micros>,
@@ -103,8 +115,8 @@ impl Recording {
         let (tracks, next, output) = (Vec::new(), VecDeque::new(), Output::Waiting);
         let pause = if paused { Pause::Paused } else { Pause::No };
         let (next_since, why, parts, measured, came) = (None, "", 0, Micros::ZERO, Micros::ZERO);
-        let early = VecDeque::new();
-        Recording { title, plan, disk, tracks, output, next, next_since, why, pause, parts, measured, came, early }
+        let (leaving, early) = (None, VecDeque::new());
+        Recording { title, plan, disk, tracks, output, leaving, next, next_since, why, pause, parts, measured, came, early }
     }
 
     /// Has these tracks of a publisher from now on, and no others of it. `offset`: of its clock, if that is known.
@@ -195,14 +207,15 @@ impl Recording {
             self.measured = now;
             wanted.extend(self.tracks.iter_mut().filter_map(|track| track.measure(now)));
         }
-        if self.next_since.is_some_and(|since| now.since(since) > BEGIN_WAIT.0)
-            || (self.next_since.is_some() && self.all_ready(now))
-        {
-            self.go_over(metrics);
+        if self.next_since.is_some() && self.all_ready(now) {
+            self.go_over(None, metrics);
+        } else if self.next_since.is_some_and(|since| now.since(since) > BEGIN_WAIT.0) {
+            self.go_over(Some(now), metrics);
         }
         if matches!(&self.output, Output::Open(part) if part.is_idle(now)) {
             self.flush(metrics);
         }
+        self.follow_leaving(now, metrics);
         if self.due(now.0 as i64) {
             wanted.extend(self.video_wanted(now));
         }
@@ -282,8 +295,9 @@ impl Recording {
         }
         if paused {
             self.finish_tracks(now, metrics);
-            self.go_over(metrics);
+            self.go_over(None, metrics);
             self.flush(metrics);
+            self.leave(metrics);
             self.pause = Pause::Paused;
             self.event("paused", now, json!({}));
             return Vec::new();
@@ -297,7 +311,8 @@ impl Recording {
     /// Nothing comes any more: ends the file.
     pub fn end(&mut self, now: Micros, metrics: &WorkerMetrics) {
         self.finish_tracks(now, metrics);
-        self.go_over(metrics);
+        self.go_over(None, metrics);
+        self.leave(metrics);
         self.close(None, metrics);
     }
 
@@ -361,9 +376,13 @@ impl Recording {
         if leapt {
             self.event("clock", now, json!({ "track": slot, "reason": "its RTP time leapt" }));
         }
+        if !entered {
+            self.write_leaving(index, at, &frame, metrics);
+        }
         if !entered || !self.goes_on(is_video, at, &frame, now) {
             return !is_video || matches!(self.output, Output::Failed);
         }
+        self.tracks[index].left = 0;
         if matches!(self.output, Output::Failed) {
             return true;
         }
@@ -374,7 +393,7 @@ impl Recording {
         self.next.push_back((index, at, frame));
         self.next_since.get_or_insert(now);
         if self.all_ready(now) {
-            self.go_over(metrics);
+            self.go_over(None, metrics);
         }
         true
     }
@@ -424,12 +443,20 @@ impl Recording {
         true
     }
 
-    /// Ends the file, if there is one, and begins the next with the frames that wait for that.
-    fn go_over(&mut self, metrics: &WorkerMetrics) {
+    /// Ends the file, if there is one, and begins the next with the frames that wait for that. `late`: now, if some tracks could not go over
+    /// yet, which go on in the file that there is.
+    fn go_over(&mut self, late: Option<Micros>, metrics: &WorkerMetrics) {
         self.next_since = None;
         let mut frames = std::mem::take(&mut self.next);
         let Some(zero) = frames.iter().map(|(_, at, _)| *at).min() else { return };
-        self.close(Some(self.why), metrics);
+        match late.filter(|now| self.leaving.is_none() && self.stay_behind(*now)) {
+            Some(since) => {
+                if let Output::Open(part) = std::mem::replace(&mut self.output, Output::Waiting) {
+                    self.leaving = Some(Leaving { part, fields: self.last_words(Some(self.why)), since });
+                }
+            }
+            None => self.close(Some(self.why), metrics),
+        }
         if matches!(self.output, Output::Failed) {
             return;
         }
@@ -487,7 +514,7 @@ impl Recording {
             part.tell("undescribed", begins, false, json!({ "track": track.id().slot, "reason": UNDESCRIBED }));
         }
         // It did not go over in time: what comes before its next key frame is left out.
-        for track in tracks.iter().filter(|track| !track.entered && track.flows(begins)) {
+        for track in tracks.iter().filter(|track| !track.entered && track.left == 0 && track.flows(begins)) {
             part.tell(
                 "gap",
                 begins,
@@ -512,6 +539,53 @@ impl Recording {
         }
     }
 
+    /// Has video that sends and has not gone over keep its place in the file; whether there is any.
+    fn stay_behind(&mut self, now: Micros) -> bool {
+        let stays = |track: &Track| track.entered && track.is_video() && !track.moved && track.gone.is_none() && track.flows(now);
+        let open = matches!(self.output, Output::Open(_));
+        for track in self.tracks.iter_mut().filter(|track| open && stays(track)) {
+            track.left = track.number;
+        }
+        self.tracks.iter().any(|track| track.left > 0)
+    }
+
+    /// A frame of a track that has not gone over.
+    fn write_leaving(&mut self, index: usize, at: i64, frame: &Frame, metrics: &WorkerMetrics) {
+        let (Some(leaving), number @ 1..) = (&mut self.leaving, self.tracks[index].left) else { return };
+        if let Err(error) = leaving.part.frame(number, at, frame.key, &frame.data, metrics) {
+            self.leave(metrics);
+            self.fail(&error, metrics);
+        }
+    }
+
+    /// Ends the file that another follows when nothing goes on in it any more, or nothing can be waited for any longer.
+    fn follow_leaving(&mut self, now: Micros, metrics: &WorkerMetrics) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let idle = leaving.part.is_idle(now);
+        let flushed = if idle { leaving.part.flush(metrics) } else { Ok(()) };
+        let late = now.since(leaving.since) > LEAVE_MAX.0;
+        if flushed.is_err() || late || self.tracks.iter().all(|track| track.left == 0 || track.over) {
+            self.leave(metrics);
+        }
+    }
+
+    fn leave(&mut self, metrics: &WorkerMetrics) {
+        self.tracks.iter_mut().for_each(|track| track.left = 0);
+        let Some(Leaving { part, fields, .. }) = self.leaving.take() else { return };
+        if let Err(error) = part.end(fields, metrics) {
+            tracing::error!(room = self.title.room, %error, "the end of a recording failed");
+        }
+    }
+
+    /// What the last event of a file says; `why`: another one follows.
+    fn last_words(&self, why: Option<&str>) -> Value {
+        let mut fields = json!({ "gaps": self.tracks.iter().map(|track| track.gaps).sum::<u64>() });
+        if let Some(why) = why {
+            fields["why"] = json!(why);
+        }
+        fields
+    }
+
     /// Writes what there is.
     fn flush(&mut self, metrics: &WorkerMetrics) {
         let Output::Open(part) = &mut self.output else { return };
@@ -522,12 +596,9 @@ impl Recording {
 
     /// Ends the file; `why`: another one follows.
     fn close(&mut self, why: Option<&str>, metrics: &WorkerMetrics) {
+        let fields = self.last_words(why);
         if !matches!(self.output, Output::Open(_)) {
             return;
-        }
-        let mut fields = json!({ "gaps": self.tracks.iter().map(|track| track.gaps).sum::<u64>() });
-        if let Some(why) = why {
-            fields["why"] = json!(why);
         }
         if let Output::Open(part) = std::mem::replace(&mut self.output, Output::Waiting)
             && let Err(error) = part.end(fields, metrics)

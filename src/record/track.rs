@@ -56,6 +56,8 @@ pub struct Track {
     entry: Option<TrackEntry>,
     /// In the file, from 1; 0: the file lacks it.
     pub number: u8,
+    /// In the file that another follows, as long as it has not gone over to that; 0: it has.
+    pub left: u8,
     /// The file has, or is about to have, a frame of it that needs no earlier one.
     pub entered: bool,
     /// Its frames are for the next file.
@@ -101,6 +103,7 @@ impl Track {
             offset,
             entry: None,
             number: 0,
+            left: 0,
             entered: false,
             moved: false,
             last_at: i64::MIN,
