@@ -39,6 +39,17 @@ struct Observation {
     sent: f64,
 }
 
+impl Observation {
+    /// As it is kept: there are many paths.
+    fn kept(self) -> [f32; 3] {
+        [self.packets as f32, self.lost as f32, self.sent as f32]
+    }
+
+    fn of([packets, lost, sent]: [f32; 3]) -> Observation {
+        Observation { packets: packets.into(), lost: lost.into(), sent: sent.into() }
+    }
+}
+
 /// The model's two parameters; bandwidth in kilobits per second.
 #[derive(Clone, Copy, Debug)]
 struct Channel {
@@ -48,7 +59,7 @@ struct Channel {
 
 #[derive(Clone, Debug)]
 pub struct LossBased {
-    observations: ArrayVec<Observation, OBSERVATIONS>,
+    observations: ArrayVec<[f32; 3], OBSERVATIONS>,
     partial: Observation,
     partial_bits: f64,
     partial_began: Option<Micros>,
@@ -82,7 +93,7 @@ impl LossBased {
             if self.observations.is_full() {
                 self.observations.remove(0);
             }
-            self.observations.push(self.partial);
+            self.observations.push(self.partial.kept());
             (self.partial, self.partial_bits, self.partial_began) = (Observation::default(), 0.0, None);
         }
     }
@@ -96,7 +107,8 @@ impl LossBased {
 
     /// Of the packets of the last observation alone.
     pub fn recent(&self) -> f64 {
-        self.observations.last().map_or(0.0, |seen| seen.lost / seen.packets.max(1.0))
+        let last = self.observations.last().map(|kept| Observation::of(*kept));
+        last.map_or(0.0, |seen| seen.lost / seen.packets.max(1.0))
     }
 
     /// The bound on the rate, given what the delays allow and what arrives.
@@ -136,11 +148,11 @@ impl LossBased {
         Bitrate((channel.bandwidth.min(bound.max(acknowledged.unwrap_or(0.0) * 0.5)).min(delay_based) * 1e3) as u64)
     }
 
-    fn weighed(&self) -> impl Iterator<Item = (&Observation, f64)> {
-        self.observations.iter().rev().scan(1.0, |weight, seen| {
+    fn weighed(&self) -> impl Iterator<Item = (Observation, f64)> + '_ {
+        self.observations.iter().rev().scan(1.0, |weight, kept| {
             let this = *weight;
             *weight *= WEIGHT;
-            Some((seen, this))
+            Some((Observation::of(*kept), this))
         })
     }
 

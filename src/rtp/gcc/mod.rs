@@ -30,7 +30,7 @@ use compete::Competition;
 use delta::InterArrival;
 use loss::LossBased;
 use probe::{Cluster, Prober};
-use queue::Queue;
+use queue::{Least, Queue};
 use rate::RateControl;
 use trendline::{Trendline, Usage};
 
@@ -38,6 +38,8 @@ use trendline::{Trendline, Usage};
 /// that loses by itself.
 const FULL_QUEUE_MS: f64 = 80.0;
 const FULL_QUEUE_LOSS: f64 = 0.02;
+/// What a probe has shown is known when so long after it nothing has spoken against it.
+const CONFIRMED: Micros = Micros::from_millis(500);
 /// How long the queue may take to drain after a probe.
 const DISTURBANCE: Micros = Micros::from_millis(100);
 /// A queue of so many milliseconds that was not there a moment ago, whatever the detector makes of it; and with a probe in it.
@@ -45,7 +47,14 @@ const SUDDEN_MS: f64 = 100.0;
 const SUDDEN_PROBED_MS: f64 = 150.0;
 const MOMENT: Micros = Micros::from_millis(500);
 /// For so long, at least, an empty queue is remembered.
-const MEMORY: Micros = Micros::from_secs(2);
+const MEMORY: Micros = Micros::from_secs(10);
+/// A queue that is shorter than this at some time in each so long is none that stands, but one that frames pass through: CoDel's good queue
+/// and bad queue, and its target (RFC 8289).
+const STANDING_MS: f64 = 5.0;
+const STANDING: Micros = Micros::from_millis(50);
+/// Packets over which it is told how many are lost by chance, and the most that are taken for that.
+const CHANCE_PACKETS: f64 = 1_000.0;
+const CHANCE_MAX: f64 = 0.1;
 /// A shorter queue has drained.
 const OVER_QUEUE_MS: f64 = 10.0;
 /// Below this nothing waits.
@@ -75,11 +84,17 @@ pub struct Estimator {
     competition: Competition,
     target: Bitrate,
     idle: bool,
+    /// When a probe raised the rate last.
+    raised: Micros,
     /// What is sent until then may wait behind a probe.
     disturbed_until: Micros,
     /// What gathers in a moment, and what waits.
     gathering: Queue,
     queue: Queue,
+    /// The least that has waited of late, in microseconds.
+    standing: Least,
+    /// Of packets that are lost on the path behind its queue, of 1.
+    chance: f64,
     sudden: bool,
     draining: bool,
 }
@@ -97,9 +112,12 @@ impl Estimator {
             competition: Competition::default(),
             target: start,
             idle: false,
+            raised: Micros::ZERO,
             disturbed_until: Micros::ZERO,
             gathering: Queue::new(MOMENT),
             queue: Queue::new(MEMORY),
+            standing: Least::new(STANDING),
+            chance: 0.0,
             sudden: false,
             draining: false,
         }
@@ -122,6 +140,14 @@ impl Estimator {
     /// How long packets wait on the path, more than at the least, in milliseconds.
     pub fn queue_ms(&self) -> f64 {
         self.queue.ms()
+    }
+
+    /// How long all packets have waited of late, at least.
+    fn standing_ms(&self) -> f64 {
+        match self.standing.get() {
+            i64::MAX => 0.0,
+            micros => micros as f64 / 1e3,
+        }
     }
 
     pub fn usage(&self) -> Usage {
@@ -157,10 +183,12 @@ impl Estimator {
     pub fn feedback(&mut self, outcomes: impl IntoIterator<Item = Outcome>, round_trip: Micros, now: Micros) {
         self.rate.set_round_trip(round_trip);
         let mut probed: Option<Bitrate> = None;
-        let (mut over, mut lost, mut newest) = (false, false, Micros::ZERO);
+        let (mut over, mut lost, mut newest) = (false, 0u32, Micros::ZERO);
+        let mut packets = 0u32;
         for Outcome { sent, arrived, bytes, cluster } in outcomes {
             self.loss.packet(sent, bytes, arrived.is_none());
-            lost |= arrived.is_none();
+            packets += 1;
+            lost += arrived.is_none() as u32;
             let Some(arrived) = arrived else { continue };
             newest = sent;
             self.acknowledged.packet(arrived, bytes, self.idle);
@@ -169,6 +197,7 @@ impl Estimator {
             }
             self.gathering.packet(sent, arrived, bytes);
             self.queue.packet(sent, arrived, bytes);
+            self.standing.take((self.queue.ms() * 1e3) as i64, sent);
             // What a probe does to the queue was its purpose, and says nothing of the rate before it.
             if sent >= self.disturbed_until
                 && let Some(deltas) = self.inter_arrival.packet(sent, arrived, now)
@@ -184,35 +213,51 @@ impl Estimator {
         }
         // A full queue does not grow, and to the detector nothing is wrong: but it drops, and it is long.
         let full = self.trendline.queue_ms() > FULL_QUEUE_MS && self.loss.recent() > FULL_QUEUE_LOSS;
-        let disturbed = newest < self.disturbed_until;
+        // A probe is no reason if what waits leaves far too slowly for that.
+        let slow = self.gathering.served().is_some_and(|rate| rate.0 * 10 < self.rate.target().0 * 7);
+        let disturbed = newest < self.disturbed_until && !slow;
         self.sudden = self.gathering.ms() > if disturbed { SUDDEN_PROBED_MS } else { SUDDEN_MS };
         let grew = over || full || self.sudden || self.trendline.usage() == Usage::Over;
         // What the detector saw at the beginning of the message may be over by its end: giving way again would follow our own pause.
         let drained = self.draining && self.trendline.usage() != Usage::Over && self.queue.ms() < OVER_QUEUE_MS;
         let usage = if (over && !drained) || full || self.sudden { Usage::Over } else { self.trendline.usage() };
+        let standing = self.standing_ms();
+        if standing < STANDING_MS {
+            // What is lost while nothing waits is not lost to the queue.
+            let weight = (packets as f64 / CHANCE_PACKETS).min(1.0);
+            self.chance += weight * (lost as f64 / packets.max(1) as f64 - self.chance);
+        }
+        // A frame that waits for itself, and a stall of the link, are steep and soon over: nothing is too much that the path is done with.
+        let usage = if usage == Usage::Over && standing < STANDING_MS && !full && !self.sudden { Usage::Under } else { usage };
         if usage == Usage::Normal && self.trendline.queue_ms() < EMPTY_QUEUE_MS {
             self.prober.again(self.target, now);
         }
-        self.competition.update(self.trendline.queue_ms(), grew, now);
+        let drains = self.trendline.usage() == Usage::Under;
+        self.competition.update(self.trendline.queue_ms(), grew, drains, now);
         self.trendline.hold_base(self.competition.is_on());
         match probed {
-            _ if self.competition.is_on() => self.rate.compete(lost, self.acknowledged.bitrate(), now),
-            // One that met others' bursts may show less than is known.
+            _ if self.competition.is_on() => self.rate.compete(lost > 0, self.acknowledged.bitrate(), now),
+            // One that met others' bursts may show less than is known; unless that is what another has just shown, of which jitter made more.
             Some(rate) if usage != Usage::Over => {
+                let known = if now.since(self.raised) < CONFIRMED.0 { Bitrate::default() } else { self.rate.target() };
                 if rate > self.rate.target() {
                     // More will be sent, and if that turns out too much, what arrives must be known by then.
                     self.acknowledged.expect_fast_change();
+                    self.raised = now;
                 }
-                self.rate.set(rate.max(self.rate.target()), now);
+                self.rate.set(rate.max(known), now);
             }
             _ => {
                 let rate = match usage {
                     // What has arrived before counts for nothing, if the path carries less now.
                     Usage::Over if self.sudden => self.gathering.served().or(self.acknowledged.busy()),
-                    Usage::Over => self.acknowledged.busy(),
+                    // A sender of less than it may has an average below what the path carries: what waited tells that.
+                    Usage::Over => self.acknowledged.busy().map(|rate| rate.max(self.queue.served().unwrap_or_default())),
                     _ => self.acknowledged.bitrate(),
                 };
-                self.rate.update(usage, rate, self.idle, now);
+                let carried = rate.map(|rate| Bitrate((rate.0 as f64 / (1.0 - self.chance.min(CHANCE_MAX))) as u64));
+                let waits = if self.sudden { self.gathering.ms() } else { standing };
+                self.rate.update(usage, carried, waits, self.idle, now);
             }
         }
         let delay_based = self.rate.target();

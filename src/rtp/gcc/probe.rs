@@ -10,8 +10,10 @@ use arrayvec::ArrayVec;
 
 use crate::units::{Bitrate, Micros};
 
-/// Length of a cluster.
+/// Length of a cluster; and of those that repeat the first (`initial_probe_duration` is 100 ms, all of them: too much for a path of which
+/// nothing is known).
 const CLUSTER_MICROS: u64 = 15_000;
+const LONG_CLUSTER_MICROS: u64 = 40_000;
 const CLUSTER_PACKETS: u32 = 5;
 /// Clusters that are remembered until their feedback has come.
 const CLUSTERS: usize = 8;
@@ -30,6 +32,9 @@ const START_FACTORS: [f64; 2] = [3.0, 6.0];
 /// Between two probes without other reason.
 const AGAIN_INTERVAL: Micros = Micros::from_secs(5);
 const AGAIN_FACTOR: f64 = 2.0;
+/// At the beginning, for so long, sooner (`repeated_initial_probing_time_period`): a short cluster may have met jitter.
+const FIRST_SECONDS: Micros = Micros::from_secs(5);
+const FIRST_INTERVAL: Micros = Micros::from_secs(1);
 /// Between two probes that were asked for.
 const WANT_INTERVAL: Micros = Micros::from_secs(1);
 /// A short cluster shows a little less than the rate it was sent for.
@@ -71,6 +76,7 @@ pub struct Prober {
     /// A result above this asks for another probe.
     further_above: Option<Bitrate>,
     probed: Micros,
+    began: Micros,
 }
 
 impl Prober {
@@ -83,9 +89,10 @@ impl Prober {
             seen: ArrayVec::new(),
             further_above: None,
             probed: now,
+            began: now,
         };
         for factor in START_FACTORS {
-            prober.ask(Bitrate((start.0 as f64 * factor) as u64), now);
+            prober.ask(Bitrate((start.0 as f64 * factor) as u64), CLUSTER_MICROS, now);
         }
         prober
     }
@@ -97,8 +104,10 @@ impl Prober {
 
     /// Asks for a probe if there was none for a while.
     pub fn again(&mut self, estimate: Bitrate, now: Micros) {
-        if now.since(self.probed) >= AGAIN_INTERVAL.0 && self.waiting.is_empty() && estimate < self.useful {
-            self.ask(Bitrate((estimate.0 as f64 * AGAIN_FACTOR) as u64), now);
+        let first = now.since(self.began) < FIRST_SECONDS.0;
+        let (interval, micros) = if first { (FIRST_INTERVAL, LONG_CLUSTER_MICROS) } else { (AGAIN_INTERVAL, CLUSTER_MICROS) };
+        if now.since(self.probed) >= interval.0 && self.waiting.is_empty() && estimate < self.useful {
+            self.ask(Bitrate((estimate.0 as f64 * AGAIN_FACTOR) as u64), micros, now);
         }
     }
 
@@ -107,7 +116,7 @@ impl Prober {
         let asked = Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
         self.useful = asked.min(self.max);
         if estimate < rate && now.since(self.probed) >= WANT_INTERVAL.0 && self.waiting.is_empty() {
-            self.ask(asked, now);
+            self.ask(asked, CLUSTER_MICROS, now);
         }
     }
 
@@ -136,16 +145,16 @@ impl Prober {
 
     fn further(&mut self, rate: Bitrate, now: Micros) {
         if self.further_above.is_some_and(|above| rate > above) && self.waiting.is_empty() {
-            self.ask(Bitrate((rate.0 as f64 * FURTHER_FACTOR) as u64), now);
+            self.ask(Bitrate((rate.0 as f64 * FURTHER_FACTOR) as u64), CLUSTER_MICROS, now);
         }
     }
 
-    fn ask(&mut self, rate: Bitrate, now: Micros) {
+    fn ask(&mut self, rate: Bitrate, micros: u64, now: Micros) {
         let rate = rate.min(self.useful);
         if self.waiting.is_full() {
             return;
         }
-        let bytes = (rate.0 * CLUSTER_MICROS / 8_000_000) as usize;
+        let bytes = (rate.0 * micros / 8_000_000) as usize;
         let cluster = Cluster { id: self.next_id, rate, packets: CLUSTER_PACKETS, bytes };
         self.next_id = self.next_id.wrapping_add(1).max(1);
         self.waiting.push(cluster);

@@ -14,12 +14,39 @@ const WAITS_MS: f64 = 10.0;
 const SERVED_MIN: u64 = 50_000;
 const SERVED_MAX: u64 = 200_000;
 
-/// The least delay of the present and of the previous window, and the last packet's, in microseconds of two clocks.
+/// The least of a value in the present and in the previous window.
 #[derive(Clone, Debug)]
-pub struct Queue {
+pub struct Least {
     window: u64,
     began: Micros,
-    least: [i64; 2],
+    values: [i64; 2],
+}
+
+impl Least {
+    /// `window`: for how long, at least, a value is remembered.
+    pub fn new(window: Micros) -> Self {
+        Least { window: window.0, began: Micros::ZERO, values: [i64::MAX; 2] }
+    }
+
+    /// Takes the value of a moment; gives the least, this one included.
+    pub fn take(&mut self, value: i64, at: Micros) -> i64 {
+        if at.since(self.began) >= self.window {
+            (self.began, self.values) = (at, [value, self.values[0]]);
+        }
+        self.values[0] = self.values[0].min(value);
+        self.get()
+    }
+
+    /// [`i64::MAX`] if there was none yet.
+    pub fn get(&self) -> i64 {
+        self.values[0].min(self.values[1])
+    }
+}
+
+/// The least delay and the last packet's, in microseconds of two clocks.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    least: Least,
     latest: i64,
     arrived: Micros,
     /// Bytes that left the queue one after the other, and the microseconds that this took.
@@ -29,16 +56,13 @@ pub struct Queue {
 impl Queue {
     /// `window`: for how long, at least, a delay is remembered.
     pub fn new(window: Micros) -> Self {
-        Queue { window: window.0, began: Micros::ZERO, least: [i64::MAX; 2], latest: 0, arrived: Micros::ZERO, served: (0, 0) }
+        Queue { least: Least::new(window), latest: 0, arrived: Micros::ZERO, served: (0, 0) }
     }
 
     /// Takes a packet, in the order of sending.
     pub fn packet(&mut self, sent: Micros, arrived: Micros, bytes: usize) {
         self.latest = arrived.0.wrapping_sub(sent.0) as i64;
-        if sent.since(self.began) >= self.window {
-            (self.began, self.least) = (sent, [self.latest, self.least[0]]);
-        }
-        self.least[0] = self.least[0].min(self.latest);
+        self.least.take(self.latest, sent);
         let gap = arrived.since(std::mem::replace(&mut self.arrived, arrived));
         if self.ms() < WAITS_MS {
             self.served = (0, 0);
@@ -52,7 +76,7 @@ impl Queue {
 
     /// Milliseconds that the last packet has waited.
     pub fn ms(&self) -> f64 {
-        let least = self.least[0].min(self.least[1]);
+        let least = self.least.get();
         if least == i64::MAX { 0.0 } else { self.latest.saturating_sub(least) as f64 / 1e3 }
     }
 

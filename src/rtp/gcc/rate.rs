@@ -1,27 +1,44 @@
 //! The rate that follows from the detector: additive increase, multiplicative decrease.
 //!
 //! Source: draft-ietf-rmcat-gcc-02 §5.5, with libwebrtc's `goog_cc/aimd_rate_control.cc` and `link_capacity_estimator.cc`: near a rate
-//! at which the path was overused before it grows by about a packet a round trip, far from it by 8 % a second.
+//! at which the path was overused before it grows by about a packet a round trip, far from it by 8 % a second. What is given way, and what
+//! is gone back to, is not theirs: see the constants.
 
 use super::trendline::Usage;
 use crate::units::{Bitrate, Micros};
 
-const BACKOFF: f64 = 0.85;
+/// What is kept of the rate at which packets arrive when the path is overused: so much that the queue drains in a fifth of a second, between
+/// these. The draft keeps the least, however short the queue is; NADA (RFC 8698 §4.3) gives way in proportion to it too.
+const BACKOFF: (f64, f64) = (0.85, 0.95);
+const DRAIN_MS: f64 = 200.0;
+/// And what is gone back to, of that rate, when the queue has drained: giving way was for that. Growing back, as the draft does, takes five
+/// seconds at 1 Mb/s and a quarter of a minute at 3 (BBR, draft-ietf-ccwg-bbr, goes back to the rate that it has seen too).
+const RESUMED: f64 = 0.95;
+/// A queue that took longer to drain was not ours alone.
+const DRAIN_MAX: Micros = Micros::from_secs(2);
 /// Growth far from the known capacity, per second.
 const GROWTH: f64 = 1.08;
 const GROWTH_MIN_BPS: f64 = 1_000.0;
 const GROWTH_NEAR_MIN_BPS: f64 = 4_000.0;
+/// Packets by which the rate grows near it in the time that a change takes to show. A third more than in the draft and libwebrtc: where
+/// less is given way, growth alone makes the shares of several even (Chiu and Jain, 1989).
+const PACKETS_NEAR: f64 = 0.65;
 /// The rate never goes further above what has arrived.
 const ABOVE_ACKNOWLEDGED: f64 = 1.5;
 const ABOVE_ACKNOWLEDGED_BPS: f64 = 10_000.0;
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 const FRAMES_PER_SECOND: f64 = 30.0;
+/// A shorter queue has drained.
+const EMPTY_MS: f64 = 5.0;
 /// Time until a change shows: the round trip and what the detector takes.
 const DETECTION_SECONDS: f64 = 0.1;
 /// Beside TCP: a loss reduces the rate to so much, and without one it grows by so many packets a round trip, in each. These are
 /// CUBIC's (RFC 9438 §4.3 and §4.6), whose region of short round trips is what a viewer shares a queue with.
 const COMPETING_BACKOFF: f64 = 0.7;
 const COMPETING_PACKETS: f64 = 1.0;
+/// One of so many reductions goes so far: the queue of a slow path that is ours alone does not empty by the others.
+const DEEP_EACH: u8 = 4;
+const DEEP_BACKOFF: f64 = 0.5;
 const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +82,11 @@ pub struct RateControl {
     capacity: Capacity,
     round_trip: Micros,
     changed: Option<Micros>,
+    /// What is gone back to when the queue has drained, and since when it does.
+    resumed: Option<(f64, Micros)>,
     /// The last reduction for a loss beside TCP.
     competed: Option<Micros>,
+    reductions: u8,
 }
 
 impl RateControl {
@@ -79,7 +99,9 @@ impl RateControl {
             capacity: Capacity::default(),
             round_trip: Micros::from_millis(200),
             changed: None,
+            resumed: None,
             competed: None,
+            reductions: 0,
         }
     }
 
@@ -97,10 +119,13 @@ impl RateControl {
         self.changed = Some(now);
     }
 
-    /// Follows what the detector says. `acknowledged`: the rate at which packets arrive.
-    pub fn update(&mut self, usage: Usage, acknowledged: Option<Bitrate>, idle: bool, now: Micros) {
+    /// Follows what the detector says. `acknowledged`: the rate at which packets arrive; `queue_ms`: how long they wait.
+    pub fn update(&mut self, usage: Usage, acknowledged: Option<Bitrate>, queue_ms: f64, idle: bool, now: Micros) {
+        if usage != Usage::Over && queue_ms < EMPTY_MS {
+            self.resume(now);
+        }
         match (usage, acknowledged) {
-            (Usage::Over, Some(rate)) if self.may_reduce(rate, now) => self.decrease(rate, now),
+            (Usage::Over, Some(rate)) if self.may_reduce(rate, now) => self.decrease(rate, queue_ms, now),
             // Nothing has been measured yet, and there is a queue: half of it, once a round trip.
             (Usage::Over, None) if self.changed.is_none_or(|at| now.since(at) >= self.reduction_interval()) => {
                 self.set(Bitrate((self.target / 2.0) as u64), now);
@@ -116,7 +141,8 @@ impl RateControl {
         let round_trip = self.round_trip.0.max(REDUCTION_INTERVAL.0) as f64 / 1e6;
         if lost && self.competed.is_none_or(|at| now.since(at) as f64 >= round_trip * 1e6) {
             self.competed = Some(now);
-            self.target *= COMPETING_BACKOFF;
+            self.reductions = (self.reductions + 1) % DEEP_EACH;
+            self.target *= if self.reductions == 0 { DEEP_BACKOFF } else { COMPETING_BACKOFF };
         } else {
             let seconds = self.changed.map_or(0.0, |at| (now.since(at) as f64 / 1e6).min(1.0));
             let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
@@ -125,7 +151,7 @@ impl RateControl {
         }
         self.target = self.target.clamp(self.min, self.max);
         self.state = State::Hold;
-        self.changed = Some(now);
+        (self.changed, self.resumed) = (Some(now), None);
     }
 
     fn reduction_interval(&self) -> u64 {
@@ -138,15 +164,26 @@ impl RateControl {
             || (acknowledged.0 as f64) < 0.5 * self.target
     }
 
-    fn decrease(&mut self, acknowledged: Bitrate, now: Micros) {
+    fn resume(&mut self, now: Micros) {
+        // A queue that took long was somebody else's too, and what it left is theirs.
+        if let Some((rate, _)) = self.resumed.take().filter(|(_, since)| now.since(*since) < DRAIN_MAX.0) {
+            self.target = self.target.max(rate).clamp(self.min, self.max);
+        }
+    }
+
+    fn decrease(&mut self, acknowledged: Bitrate, queue_ms: f64, now: Micros) {
         self.state = State::Decrease;
         let rate = acknowledged.0 as f64;
-        let mut reduced = BACKOFF * rate;
+        let kept = (1.0 - queue_ms / DRAIN_MS).clamp(BACKOFF.0, BACKOFF.1);
+        let mut reduced = kept * rate;
         if reduced > self.target
             && let Some(capacity) = self.capacity.estimate
         {
-            reduced = BACKOFF * capacity * 1e3;
+            reduced = kept * capacity * 1e3;
         }
+        // Not more than before, and if it was too much again while the queue drained, not more than that either.
+        let resumed = (RESUMED * rate).min(self.resumed.map_or(self.target, |(rate, _)| rate));
+        self.resumed = Some((resumed, now));
         self.target = self.target.min(reduced).clamp(self.min, self.max);
         if self.capacity.bounds().is_some_and(|(lower, _)| rate < lower) {
             self.capacity = Capacity::default();
@@ -185,12 +222,12 @@ impl RateControl {
         }
     }
 
-    /// Bits per second, per second: about a packet in the time that a change takes to show.
+    /// Bits per second, per second.
     fn growth_near_capacity(&self) -> f64 {
         let frame = self.target / FRAMES_PER_SECOND;
         let packet = frame / (frame / PACKET_BITS).ceil().max(1.0);
-        let response = 2.0 * (self.round_trip.0 as f64 / 1e6 + DETECTION_SECONDS);
-        (packet / response).max(GROWTH_NEAR_MIN_BPS)
+        let response = self.round_trip.0 as f64 / 1e6 + DETECTION_SECONDS;
+        (PACKETS_NEAR * packet / response).max(GROWTH_NEAR_MIN_BPS)
     }
 }
 
@@ -207,17 +244,17 @@ mod tests {
         let (mut control, mut now) = (control(), Micros::from_secs(1));
         let grow = |control: &mut RateControl, now: &mut Micros| {
             for _ in 0..51 {
-                control.update(Usage::Normal, Some(control.target()), false, *now);
+                control.update(Usage::Normal, Some(control.target()), 100.0, false, *now);
                 *now = *now + Micros::from_millis(100);
             }
         };
         grow(&mut control, &mut now);
         let grown = control.target().0;
         assert!((1_440_000..1_490_000).contains(&grown), "{grown}");
-        control.update(Usage::Over, Some(Bitrate(grown)), false, now);
+        control.update(Usage::Over, Some(Bitrate(grown)), 100.0, false, now);
         assert_eq!(control.target().0, (0.85 * grown as f64) as u64);
         let reduced = control.target().0;
-        control.update(Usage::Over, Some(Bitrate(grown)), false, now + Micros::from_millis(50));
+        control.update(Usage::Over, Some(Bitrate(grown)), 100.0, false, now + Micros::from_millis(50));
         assert_eq!(control.target().0, reduced, "not twice in a round trip");
         now = now + Micros::from_secs(1);
         grow(&mut control, &mut now);
@@ -230,12 +267,12 @@ mod tests {
         let mut control = control();
         let mut now = Micros::from_secs(1);
         for _ in 0..600 {
-            control.update(Usage::Normal, Some(Bitrate::kbps(800)), false, now);
+            control.update(Usage::Normal, Some(Bitrate::kbps(800)), 100.0, false, now);
             now = now + Micros::from_millis(100);
         }
         assert_eq!(control.target(), Bitrate::kbps(1210));
         for _ in 0..60 {
-            control.update(Usage::Over, Some(Bitrate(control.target().0 / 2)), false, now);
+            control.update(Usage::Over, Some(Bitrate(control.target().0 / 2)), 100.0, false, now);
             now = now + Micros::from_millis(500);
         }
         assert_eq!(control.target(), Bitrate::kbps(30));
@@ -245,7 +282,7 @@ mod tests {
     fn an_idle_sender_proves_nothing() {
         let mut control = control();
         for step in 0..100 {
-            control.update(Usage::Normal, Some(Bitrate::kbps(900)), true, Micros::from_millis(1000 + step * 100));
+            control.update(Usage::Normal, Some(Bitrate::kbps(900)), 100.0, true, Micros::from_millis(1000 + step * 100));
         }
         assert_eq!(control.target(), Bitrate::kbps(1000));
     }

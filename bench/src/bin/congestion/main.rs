@@ -27,6 +27,9 @@ struct Arguments {
     /// Folder for the table, the measures and the plots.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Of all that is random, but what str0m draws.
+    #[arg(long, default_value_t = scenario::SEED)]
+    seed: u64,
     /// Scenarios to run, by name; all if none is named.
     scenarios: Vec<String>,
 }
@@ -36,7 +39,7 @@ fn main() -> std::io::Result<()> {
     let chosen = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name);
     let mut results = Vec::new();
     for scenario in scenario::all().into_iter().filter(|scenario| chosen(scenario.name)) {
-        let outcomes: Vec<_> = scenario::Who::ALL.iter().map(|who| scenario.run(*who)).collect();
+        let outcomes: Vec<_> = scenario::Who::ALL.iter().map(|who| scenario.run(*who, arguments.seed)).collect();
         print!("{}", report::section(&scenario, &outcomes));
         results.push((scenario, outcomes));
     }

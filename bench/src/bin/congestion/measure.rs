@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::path::{MILLISECOND, Profile, SECOND, Time};
-use crate::sim::{BIN, Record};
+use crate::sim::{BIN, Bin, Record};
 
 /// At the beginning, and after each step, so long is not steady state.
 const SETTLING: Time = 10 * SECOND;
@@ -23,6 +23,8 @@ pub struct Measures {
     /// The same without the seconds after a step.
     pub steady_queue_p95: f64,
     pub steady_utilisation: f64,
+    /// The same of what was not too late.
+    pub steady_timely: f64,
     /// From the beginning, and from each step up: until 85 % of the capacity is sent. None: never.
     pub up: Vec<Option<f64>>,
     /// From each step down: until no more than the capacity is sent.
@@ -40,10 +42,10 @@ fn steps(profile: &Profile) -> impl Iterator<Item = (Time, u64, u64)> {
 pub fn measure(record: &Record, profile: &Profile, from: Time, until: Time, share: f64) -> Measures {
     let begins: Vec<Time> = std::iter::once(from).chain(steps(profile).map(|step| step.0)).collect();
     let steady = |now: Time| !begins.iter().any(|begin| (*begin..begin + SETTLING).contains(&now));
-    let used = |which: &dyn Fn(Time) -> bool| {
+    let used = |of: fn(&Bin) -> u64, which: &dyn Fn(Time) -> bool| {
         let bins = || (from / BIN..until / BIN).filter(|bin| which(bin * BIN));
         let capacity: u64 = bins().map(|bin| profile.rate(bin * BIN) / (SECOND / BIN) / 8).sum();
-        let media: u64 = bins().map(|bin| record.bins.get(bin as usize).map_or(0, |bin| bin.media)).sum();
+        let media: u64 = bins().map(|bin| record.bins.get(bin as usize).map_or(0, of)).sum();
         if capacity == 0 { 0.0 } else { media as f64 / (capacity as f64 * share) }
     };
     let all: Vec<Time> = record.queued.iter().map(|(_, queued)| *queued).collect();
@@ -59,11 +61,12 @@ pub fn measure(record: &Record, profile: &Profile, from: Time, until: Time, shar
         }
     }
     Measures {
-        utilisation: used(&|_| true),
+        utilisation: used(|bin| bin.media, &|_| true),
         queue_p50: percentile(all.clone(), 0.5),
         queue_p95: percentile(all, 0.95),
         steady_queue_p95: percentile(settled, 0.95),
-        steady_utilisation: used(&steady),
+        steady_utilisation: used(|bin| bin.media, &steady),
+        steady_timely: used(|bin| bin.timely, &steady),
         up,
         down,
         dropped: record.dropped as f64 / record.packets.max(1) as f64,

@@ -36,22 +36,23 @@ fn name(part: &Part, outcome: &Outcome) -> &'static str {
 /// A scenario's table, in Markdown.
 pub fn section(scenario: &Scenario, outcomes: &[Outcome]) -> String {
     let mut text = format!("### {}: {}\n\n", scenario.name, scenario.title);
-    text += "| control | used | used, steady | queue p50 ms | p95 | p95, steady | up s | down s | dropped |\n";
-    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    text += "| control | used | used, steady | in time, steady | queue p50 ms | p95 | p95, steady | up s | down s | dropped |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for outcome in outcomes {
         for (part, measures) in scenario.parts.iter().zip(&outcome.measures) {
             let Measures { queue_p50, queue_p95, steady_queue_p95, up, down, .. } = measures;
             let percent = |part: f64| format!("{:.1} %", part * 100.0);
-            let (used, steady, dropped) = (measures.utilisation, measures.steady_utilisation, measures.dropped);
+            let (used, steady, timely) = (measures.utilisation, measures.steady_utilisation, measures.steady_timely);
             _ = writeln!(
                 text,
-                "| {} | {} | {} | {queue_p50:.0} | {queue_p95:.0} | {steady_queue_p95:.0} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {queue_p50:.0} | {queue_p95:.0} | {steady_queue_p95:.0} | {} | {} | {} |",
                 name(part, outcome),
                 percent(used),
                 percent(steady),
+                percent(timely),
                 times(up),
                 times(down),
-                percent(dropped)
+                percent(measures.dropped)
             );
         }
     }
@@ -75,6 +76,7 @@ fn times(values: &[Option<f64>]) -> String {
 /// The mean over a scenario's flows of the compared control: what is used in steady state, the queue then, and seconds to follow steps.
 struct Means {
     used: f64,
+    timely: f64,
     queue: f64,
     up: f64,
     down: f64,
@@ -89,6 +91,7 @@ impl Means {
         let sum = |values: &[Option<f64>]| values.iter().map(|value| value.unwrap_or(f64::INFINITY)).sum::<f64>();
         Means {
             used: mean(&|flow| flow.steady_utilisation),
+            timely: mean(&|flow| flow.steady_timely),
             queue: mean(&|flow| flow.steady_queue_p95),
             up: mean(&|flow| sum(&flow.up)),
             down: mean(&|flow| sum(&flow.down)),
@@ -99,15 +102,22 @@ impl Means {
 /// Where another control is better than ours, measure by measure, and what it pays for that.
 fn behind(results: &[(Scenario, Vec<Outcome>)]) -> String {
     let mut text = "## Where ours is behind\n\n".to_owned();
+    let mut better = Vec::new();
     for (scenario, outcomes) in results {
         let Some((first, others)) = outcomes.split_first() else { continue };
         let ours = Means::of(scenario, first);
         for outcome in others {
             let other = Means::of(scenario, outcome);
             // A flow beside others that uses more than its share takes it from them: there Jain's index counts instead.
-            let fairer = scenario.parts.len() > 1 && outcome.jain - first.jain > 0.005;
+            let alone = scenario.parts.len() == 1;
+            let fairer = !alone && outcome.jain - first.jain > 0.005;
+            let uses = if alone { other.timely >= ours.timely } else { outcome.jain >= first.jain };
+            if uses && other.queue <= ours.queue && other.up <= ours.up && other.down <= ours.down {
+                better.push(format!("{} ({})", scenario.name, outcome.who.name()));
+            }
             let behind = [
-                (scenario.parts.len() == 1 && other.used - ours.used > 0.005).then_some("used"),
+                (alone && other.used - ours.used > 0.005).then_some("used"),
+                (alone && other.timely - ours.timely > 0.005).then_some("used in time"),
                 (ours.queue - other.queue > 1.0).then_some("queue"),
                 (ours.up - other.up > 0.1).then_some("up"),
                 (ours.down - other.down > 0.1).then_some("down"),
@@ -117,12 +127,14 @@ fn behind(results: &[(Scenario, Vec<Outcome>)]) -> String {
             if !behind.is_empty() {
                 _ = writeln!(
                     text,
-                    "- {}, than {} in {}: used {:.1} % against {:.1} %, queue p95 {:.0} ms against {:.0} ms, up {:.1} s against {:.1} s",
+                    "- {}, than {} in {}: used {:.1} % against {:.1} %, in time {:.1} % against {:.1} %, queue p95 {:.0} ms against {:.0} ms, up {:.1} s against {:.1} s",
                     scenario.name,
                     outcome.who.name(),
                     behind.join(", "),
                     ours.used * 100.0,
                     other.used * 100.0,
+                    ours.timely * 100.0,
+                    other.timely * 100.0,
                     ours.queue,
                     other.queue,
                     ours.up,
@@ -131,7 +143,15 @@ fn behind(results: &[(Scenario, Vec<Outcome>)]) -> String {
             }
         }
     }
-    text + "\nIn steady state; ours first; times are sums over the steps.\n\n## Scenarios\n\n"
+    text += "\nIn steady state; ours first; times are sums over the steps. In time is what has waited in the queue for no more than 150 ms: more \
+        than ITU-T G.114 has for the whole way from mouth to ear comes too late for a conversation, and a control that fills the queue uses \
+        the path with that.\n\n";
+    let where_better = if better.is_empty() { "none".to_owned() } else { better.join(", ") };
+    _ = writeln!(
+        text,
+        "Scenarios in which another is at least as good in all, use in time (beside others: fairness), queue and times: {where_better}."
+    );
+    text + "\n## Scenarios\n\n"
 }
 
 pub fn write(folder: &Path, results: &[(Scenario, Vec<Outcome>)]) -> std::io::Result<()> {

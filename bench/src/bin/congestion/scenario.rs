@@ -9,7 +9,8 @@ use crate::tcp::{Law, Tcp};
 
 /// Bits per second of a simulcast stream's layers, temporal ones among them.
 const LAYERS: Layers = Some(&[100_000, 200_000, 400_000, 800_000, 1_400_000, 2_200_000]);
-const SEED: u64 = 7;
+/// What the published results are made with.
+pub const SEED: u64 = 7;
 
 /// Who is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +77,13 @@ pub struct Outcome {
 }
 
 impl Scenario {
-    pub fn run(&self, who: Who) -> Outcome {
+    pub fn run(&self, who: Who, seed: u64) -> Outcome {
         let flows = self.parts.iter().enumerate().map(|(index, part)| match *part {
-            Part::Compared(start) => who.flow(self.layers, start, SEED + index as u64),
+            Part::Compared(start) => who.flow(self.layers, start, seed + index as u64),
             Part::Tcp(law, start) => Box::new(Tcp::new(law, start)),
         });
         let mut flows: Vec<Box<dyn Flow>> = flows.collect();
-        let records = run(&self.profile, &mut flows, self.length, SEED);
+        let records = run(&self.profile, &mut flows, self.length, seed);
         let share = 1.0 / self.parts.len() as f64;
         let measures = self.parts.iter().zip(&records).map(|(part, record)| {
             let (Part::Compared(start) | Part::Tcp(_, start)) = *part;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::path::{Bottleneck, Profile, SECOND, Time};
+use crate::path::{Bottleneck, MILLISECOND, Profile, SECOND, Time};
 
 /// A flow's two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,9 @@ pub trait Flow {
     fn target(&self) -> u64;
 }
 
+/// What has waited longer comes too late for a conversation: ITU-T G.114 has 150 ms for the whole way from mouth to ear.
+const TIMELY: Time = 150 * MILLISECOND;
+
 /// Length of a bin of the record.
 pub const BIN: Time = SECOND / 10;
 
@@ -43,6 +46,8 @@ pub struct Bin {
     pub sent: u64,
     pub arrived: u64,
     pub media: u64,
+    /// What of that was in time.
+    pub timely: u64,
 }
 
 /// What became of a flow.
@@ -93,6 +98,9 @@ pub fn run(profile: &Profile, flows: &mut [Box<dyn Flow>], until: Time, seed: u6
             if let Some(at) = left.arrives {
                 order += 1;
                 arrivals.push(Reverse((at, order, flow, datagram.to, datagram.key, datagram.bytes, datagram.media)));
+                if datagram.media && left.queued <= TIMELY {
+                    records[flow].bin(at).timely += datagram.bytes as u64;
+                }
             }
         } else {
             let flow = if now == arrival {

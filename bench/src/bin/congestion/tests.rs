@@ -2,56 +2,69 @@
 
 use crate::measure::jain;
 use crate::path::{Bottleneck, MILLISECOND, Profile, Random, SECOND};
-use crate::scenario::{Outcome, Scenario, Who, all, beside_tcp, steps};
+use crate::scenario::{Outcome, SEED, Scenario, Who, all, beside_tcp, steps};
 use crate::tcp::Law;
 
-fn ours(scenario: &Scenario) -> Outcome {
-    scenario.run(Who::Ours)
+/// What is published is of the first; nothing is made to fit it.
+const SEEDS: [u64; 5] = [SEED, 11, 23, 42, 99];
+
+fn ours(scenario: &Scenario) -> impl Iterator<Item = Outcome> {
+    SEEDS.into_iter().map(|seed| scenario.run(Who::Ours, seed))
 }
 
-fn named(name: &str) -> Outcome {
-    ours(all().iter().find(|scenario| scenario.name == name).expect("a scenario of that name"))
+fn named(name: &str) -> Vec<Outcome> {
+    ours(all().iter().find(|scenario| scenario.name == name).expect("a scenario of that name")).collect()
 }
 
 #[test]
 fn it_follows_steps_down_within_a_second_and_up_within_ten() {
-    let outcome = ours(&steps());
-    let measures = &outcome.measures[0];
-    assert_eq!((measures.down.len(), measures.up.len()), (2, 2));
-    assert!(measures.down.iter().all(|down| down.is_some_and(|seconds| seconds <= 1.0)), "{measures:?}");
-    assert!(measures.up.iter().all(|up| up.is_some_and(|seconds| seconds <= 10.0)), "{measures:?}");
-    assert!(measures.steady_utilisation >= 0.85, "{measures:?}");
-    assert!(measures.steady_queue_p95 < 100.0, "{measures:?}");
+    for outcome in ours(&steps()) {
+        let measures = &outcome.measures[0];
+        assert_eq!((measures.down.len(), measures.up.len()), (2, 2));
+        assert!(measures.down.iter().all(|down| down.is_some_and(|seconds| seconds <= 1.0)), "{measures:?}");
+        assert!(measures.up.iter().all(|up| up.is_some_and(|seconds| seconds <= 10.0)), "{measures:?}");
+        assert!(measures.steady_utilisation >= 0.92, "{measures:?}");
+        assert!(measures.steady_queue_p95 < 100.0, "{measures:?}");
+    }
 }
 
 #[test]
 fn losses_by_chance_and_short_queues_are_used_well() {
-    for (name, used) in [("constant", 0.85), ("lossy", 0.75), ("short", 0.85), ("bloated", 0.85)] {
-        let outcome = named(name);
-        let measures = &outcome.measures[0];
-        assert!(measures.steady_utilisation >= used && measures.steady_queue_p95 < 100.0, "{name}: {measures:?}");
+    for (name, used) in [("constant", 0.9), ("lossy", 0.86), ("short", 0.82), ("bloated", 0.9)] {
+        for outcome in named(name) {
+            let measures = &outcome.measures[0];
+            assert!(measures.steady_utilisation >= used && measures.steady_queue_p95 < 100.0, "{name}: {measures:?}");
+        }
     }
+}
+
+#[test]
+fn jitter_and_stalls_are_no_overuse() {
+    let outcomes = named("wireless");
+    let mean = |of: fn(&crate::measure::Measures) -> f64| outcomes.iter().map(|one| of(&one.measures[0])).sum::<f64>() / 5.0;
+    let (used, queue) = (mean(|measures| measures.steady_utilisation), mean(|measures| measures.steady_queue_p95));
+    assert!(used >= 0.9 && queue < 100.0, "{used} {queue}");
 }
 
 #[test]
 fn nobody_starves_beside_tcp() {
     let cases = [Law::Reno, Law::Cubic].into_iter().flat_map(|law| [50, 100, 150, 200, 250, 300].map(|queue_ms| (law, queue_ms)));
-    let mut lowest = f64::MAX;
     let unfair = cases.filter_map(|(law, queue_ms)| {
-        let outcome = ours(&beside_tcp(law, queue_ms * MILLISECOND));
-        let rates: Vec<u64> = outcome.rates.iter().map(|rate| *rate as u64 / 1000).collect();
-        lowest = lowest.min(outcome.jain);
-        (outcome.jain < 0.8).then(|| format!("{law:?}, queue of {queue_ms} ms: {:.2} {rates:?} kb/s", outcome.jain))
+        let scenario = beside_tcp(law, queue_ms * MILLISECOND);
+        let unfair = ours(&scenario).filter(|outcome| outcome.jain < 0.8);
+        let rates = |outcome: &Outcome| outcome.rates.iter().map(|rate| *rate as u64 / 1000).collect::<Vec<_>>();
+        let unfair: Vec<_> = unfair.map(|outcome| (outcome.jain, rates(&outcome))).collect();
+        (!unfair.is_empty()).then(|| format!("{law:?}, queue of {queue_ms} ms: {unfair:.2?} kb/s"))
     });
     let unfair: Vec<String> = unfair.collect();
-    // Beside Reno in a queue of 100 ms, which it empties each time it gives way, ours takes a little less than its share.
-    assert!(unfair.len() <= 1 && lowest > 0.77, "{unfair:#?}");
+    assert!(unfair.is_empty(), "{unfair:#?}");
 }
 
 #[test]
 fn one_that_joins_late_gets_its_share() {
-    let outcome = named("late");
-    assert!(outcome.jain >= 0.9, "{} {:?}", outcome.jain, outcome.rates);
+    for outcome in named("late") {
+        assert!(outcome.jain >= 0.9, "{} {:?}", outcome.jain, outcome.rates);
+    }
 }
 
 // ---- the simulation itself ------------------------------------------------------------------------------------------------
