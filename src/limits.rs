@@ -78,6 +78,8 @@ pub const STREAMS_PER_PEER: usize = 24;
 pub const QUALITIES_MAX: usize = 4;
 /// Temporal layers of one quality; higher ones are not forwarded.
 pub const TEMPORAL_LAYERS_MAX: usize = 4;
+/// Pixels of a side of the place where a viewer shows a picture: twice the 8192 of the largest screens.
+pub const SIDE_MAX: u32 = 16_384;
 /// Header extensions of one packet that are looked at; further elements are ignored.
 pub const EXTENSIONS_PER_PACKET: usize = 10;
 /// Packets of one track kept for retransmission on each worker with a subscriber, for at most 1.5 s. A NACK for an older one

@@ -422,6 +422,7 @@ impl Worker {
                 .iter()
                 .find(|sender| sender.kind == MediaKind::Video)
                 .and_then(|sender| share::flowing(&self.shards, sender)),
+            paused: peer.senders.iter().zip(0..u64::BITS).fold(0, |paused, (sender, bit)| paused | (sender.paused as u64) << bit),
             layers: peer.inbound.as_deref().and_then(Inbound::video_layers),
         }
     }

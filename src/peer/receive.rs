@@ -12,7 +12,7 @@ use crate::limits::{
 use crate::mem::{PacketMut, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::config::{Codec, CodecConfig, Direction, MediaConfig, MediaKind};
-use crate::rtp::layers::{Layers, Meter, WINDOW};
+use crate::rtp::layers::{Layers, Meter, Sizes, WINDOW};
 use crate::rtp::level::{Level, Levels};
 use crate::rtp::media::{ExtensionRange, Media};
 use crate::rtp::nack::Missing;
@@ -29,6 +29,7 @@ use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
 
 mod renew;
 mod repair;
+mod size;
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -74,6 +75,8 @@ struct Stream {
     meter: Meter,
     /// More than one spatial layer has been seen.
     scalable: bool,
+    /// By spatial layer, as its key frames tell.
+    sizes: Sizes,
     /// Which of the readers of dependency descriptors is its.
     reader: Option<u8>,
     /// Where its newest described packet stands among the layers.
@@ -229,7 +232,14 @@ impl Inbound {
             // All silent: a pause, not an encoding that was switched off.
             let any = streams().any(|stream| !stream.meter.is_silent());
             let mut rates = [[0; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX];
-            let mut scalable = false;
+            let (mut scalable, mut sizes) = (false, Sizes::default());
+            for stream in streams() {
+                if stream.scalable {
+                    sizes = stream.sizes;
+                } else if let Some(place) = sizes.get_mut(stream.layer as usize) {
+                    *place = stream.sizes[0];
+                }
+            }
             for stream in streams().filter(|stream| !stream.meter.is_silent() || !any) {
                 if stream.scalable {
                     (rates, scalable) = (stream.meter.rates(), true);
@@ -237,7 +247,7 @@ impl Inbound {
                     *place = stream.meter.rates()[0];
                 }
             }
-            line.layers = Layers::new(rates, scalable).after(&line.layers);
+            line.layers = Layers::new(rates, scalable).sized(sizes).after(&line.layers);
             tell(line.track, line.layers);
         }
     }
@@ -303,6 +313,7 @@ impl Inbound {
             key_frame_at: None,
             clock: None,
             meter: Meter::default(),
+            sizes: Sizes::default(),
             scalable: false,
             reader,
             layer_told: Layer::default(),
@@ -486,6 +497,9 @@ impl Inbound {
             Some(bytes) if !bytes.is_empty() => describe(codec.codec, bytes, header.marker)?,
             _ => Default::default(),
         };
+        if key_frame {
+            size::note(codec.codec, &packet.bytes()[payload.clone()], &mut stream.sizes);
+        }
         let mut extensions = ArrayVec::new();
         for (id, range) in header.extension_ranges() {
             let Some(kind) = line.config.extensions.kind(id) else { continue };
@@ -516,6 +530,9 @@ impl Inbound {
                 Some(Ok(descriptor)) => {
                     (layer, dependency) = (descriptor.layer(), descriptor.forwarding());
                     stream.layer_told = layer;
+                    if let (Some(size), true) = (descriptor.resolution, layer.start_of_frame && !layer.inter_picture) {
+                        size::note_one(&mut stream.sizes, layer.spatial, size);
+                    }
                 }
                 // What says nothing of its layer is taken to be of the same as the one before.
                 told => {

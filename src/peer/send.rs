@@ -14,7 +14,7 @@ use crate::mem::SendBatch;
 use crate::metrics::DropReason;
 use crate::rtp::config::{MediaConfig, MediaKind, Mid, StreamPair};
 use crate::rtp::fec::{Ends, Protection};
-use crate::rtp::layers::Choice;
+use crate::rtp::layers::{Choice, Wish};
 use crate::rtp::media::Media;
 use crate::rtp::red::{self, Block, Redundancy};
 use crate::rtp::report::{LastReport, SenderClock, compact};
@@ -85,14 +85,16 @@ pub struct Sender {
     pub stats: SenderStats,
 
     rtx_sequence: ExtendedSequence,
-    /// Retransmissions still allowed in this second: a receiver that asks for everything again must not starve the rest.
-    retransmissions_left: u32,
-    packets_at_refill: u32,
     last_report: LastReport,
+    /// Retransmissions still allowed in this second: a receiver that asks for everything again must not starve the rest.
+    retransmissions_left: u16,
+    /// Wraps.
+    packets_at_refill: u16,
     /// Where its subscription hangs in the worker's list.
     pub link: u32,
-    /// The best that the receiver wants; none if it wants nothing for now.
-    pub wish: Option<Choice>,
+    pub wish: Wish,
+    /// It does not fit into what the path carries.
+    pub paused: bool,
     /// What was chosen for it.
     pub choice: Option<Choice>,
     redundancy: Option<Redundancy>,
@@ -125,7 +127,8 @@ impl Sender {
             packets_at_refill: 0,
             last_report: LastReport::default(),
             link: u32::MAX,
-            wish: Some(Choice::whole(u8::MAX)),
+            wish: Wish::default(),
+            paused: false,
             choice: None,
             history: (media.kind == MediaKind::Video).then(Box::default),
             redundancy: media.codecs.iter().find_map(|codec| Some(Redundancy::new(codec.red?))),
@@ -139,7 +142,7 @@ impl Sender {
 
     /// Feeds this sender from a track from its next key frame on (audio: at once).
     pub fn bind(&mut self, binding: Option<Binding>) {
-        self.binding = binding;
+        (self.binding, self.paused) = (binding, false);
         self.rewriter.detach();
     }
 
@@ -588,8 +591,8 @@ impl Sender {
 
     /// Once a second: more retransmissions allowed, in proportion to what was sent.
     fn refill(&mut self) {
-        let sent = (self.stats.packets as u32).wrapping_sub(self.packets_at_refill);
-        self.packets_at_refill = self.stats.packets as u32;
+        let sent = (self.stats.packets as u16).wrapping_sub(self.packets_at_refill);
+        self.packets_at_refill = self.stats.packets as u16;
         self.retransmissions_left = sent / 2 + RETRANSMISSIONS_MIN;
         if let Some(redundancy) = &mut self.redundancy {
             redundancy.tick();
@@ -627,7 +630,7 @@ fn protect(
 /// Bytes of the headers that are protected; those of larger ones are not.
 const HEADER_BYTES_MAX: usize = 256;
 /// Retransmissions a receiver may ask for in a second beyond half of what it is sent: a short outage must be repairable.
-const RETRANSMISSIONS_MIN: u32 = 200;
+const RETRANSMISSIONS_MIN: u16 = 200;
 /// Bytes of padding in a packet of nothing else (libwebrtc's kMaxPaddingLength; one byte counts them).
 const PROBE_PADDING: u8 = 224;
 

@@ -2,8 +2,9 @@
 
 use super::container::TrackEntry;
 use crate::rtp::config::Codec;
-use crate::wire::av1::leb128;
+use crate::wire::av1::{self, Sequence, leb128};
 use crate::wire::bits::Bits;
+use crate::wire::h264;
 
 /// The entry of a track that begins with this frame; none if the frame does not say enough.
 pub fn describe(codec: Codec, frame: &[u8]) -> Option<TrackEntry> {
@@ -76,7 +77,7 @@ fn avc_configuration(frame: &[u8]) -> Option<(Vec<u8>, (u32, u32))> {
         rest = after;
     }
     let (sequence, picture) = (sequence?, picture?);
-    let size = sps_size(sequence)?;
+    let size = h264::sequence_size(sequence)?;
     let mut record = vec![1, *sequence.get(1)?, *sequence.get(2)?, *sequence.get(3)?, 0xff, 0xe1];
     record.extend_from_slice(&(sequence.len() as u16).to_be_bytes());
     record.extend_from_slice(sequence);
@@ -84,70 +85,6 @@ fn avc_configuration(frame: &[u8]) -> Option<(Vec<u8>, (u32, u32))> {
     record.extend_from_slice(&(picture.len() as u16).to_be_bytes());
     record.extend_from_slice(picture);
     Some((record, size))
-}
-
-/// Width and height from a sequence parameter set (ITU-T H.264 §7.3.2.1.1).
-fn sps_size(unit: &[u8]) -> Option<(u32, u32)> {
-    // Without emulation prevention bytes (§7.4.1).
-    let mut bytes = Vec::with_capacity(unit.len());
-    for (index, byte) in unit.iter().enumerate().skip(1) {
-        if !(*byte == 3 && index > 2 && unit[index - 2..index] == [0, 0]) {
-            bytes.push(*byte);
-        }
-    }
-    let mut bits = Bits::new(&bytes, 0);
-    let profile = bits.take(8)?;
-    bits.take(16)?;
-    golomb(&mut bits)?;
-    let mut chroma = 1;
-    if [100, 110, 122, 244, 44, 83, 86, 118, 128].contains(&profile) {
-        chroma = golomb(&mut bits)?;
-        if chroma == 3 {
-            bits.take(1)?;
-        }
-        golomb(&mut bits)?;
-        golomb(&mut bits)?;
-        bits.take(1)?;
-        if bits.take(1)? == 1 {
-            // Scaling matrices: no browser sends them.
-            return None;
-        }
-    }
-    golomb(&mut bits)?;
-    match golomb(&mut bits)? {
-        0 => {
-            golomb(&mut bits)?;
-        }
-        1 => {
-            bits.take(1)?;
-            golomb(&mut bits)?;
-            golomb(&mut bits)?;
-            for _ in 0..golomb(&mut bits)?.min(255) {
-                golomb(&mut bits)?;
-            }
-        }
-        _ => {}
-    }
-    golomb(&mut bits)?;
-    bits.take(1)?;
-    let (width, height) = (golomb(&mut bits)?.checked_add(1)?, golomb(&mut bits)?.checked_add(1)?);
-    let frames_only = bits.take(1)?;
-    if frames_only == 0 {
-        bits.take(1)?;
-    }
-    bits.take(1)?;
-    let mut crop = [0; 4];
-    if bits.take(1)? == 1 {
-        for side in &mut crop {
-            *side = golomb(&mut bits)?;
-        }
-    }
-    let (unit_x, unit_y) = if chroma == 1 { (2, 2 * (2 - frames_only)) } else { (1, 2 - frames_only) };
-    let side = |blocks: u32, size: u32, unit: u32, before: u32, after: u32| {
-        blocks.checked_mul(size)?.checked_sub(unit.checked_mul(before.checked_add(after)?)?)
-    };
-    let width = side(width, 16, unit_x, crop[0], crop[1])?;
-    Some((width, side(height, 16 * (2 - frames_only), unit_y, crop[2], crop[3])?))
 }
 
 /// AV1CodecConfigurationRecord ("AV1 Codec ISO Media File Format Binding", section 2.3) of the frame's sequence header.
@@ -160,54 +97,12 @@ fn av1_configuration(frame: &[u8]) -> Option<(Vec<u8>, (u32, u32))> {
         let (content, after) = content.split_at_checked(len)?;
         if header >> 3 & 15 == 1 {
             let sequence = rest.get(..rest.len() - after.len())?;
-            let (mut record, size) = sequence_header(content)?;
+            let Sequence { profile, level, tier, size } = av1::sequence_header(content)?;
+            // 4:2:0 of 8 bits: the rest of the record as the main profile has it.
+            let mut record = vec![0x81, profile << 5 | level, tier << 7 | 0x0c, 0];
             record.extend_from_slice(sequence);
             return Some((record, size));
         }
         rest = after;
     }
-}
-
-/// A sequence header (AV1 specification, section 5.5): the record's first bytes, and width and height.
-fn sequence_header(content: &[u8]) -> Option<(Vec<u8>, (u32, u32))> {
-    let mut bits = Bits::new(content, 0);
-    let (profile, _still, reduced) = (bits.take(3)?, bits.take(1)?, bits.take(1)?);
-    let (mut level, mut tier) = (0, 0);
-    if reduced == 1 {
-        level = bits.take(5)?;
-    } else {
-        // timing_info_present_flag: no encoder for real time sends it.
-        if bits.take(1)? == 1 {
-            return None;
-        }
-        let delays = bits.take(1)?;
-        for point in 0..=bits.take(5)? {
-            bits.take(12)?;
-            let here = bits.take(5)?;
-            let here_tier = if here > 7 { bits.take(1)? } else { 0 };
-            if delays == 1 && bits.take(1)? == 1 {
-                bits.take(4)?;
-            }
-            if point == 0 {
-                (level, tier) = (here, here_tier);
-            }
-        }
-    }
-    let (width_bits, height_bits) = (bits.take(4)? + 1, bits.take(4)? + 1);
-    let size = (bits.take(width_bits as usize)? + 1, bits.take(height_bits as usize)? + 1);
-    // 4:2:0 of 8 bits: the rest of the record as the main profile has it.
-    let record = vec![0x81, (profile << 5 | level) as u8, (tier << 7) as u8 | 0x0c, 0];
-    Some((record, size))
-}
-
-/// An Exp-Golomb code (ITU-T H.264 §9.1).
-fn golomb(bits: &mut Bits) -> Option<u32> {
-    let mut zeros = 0;
-    while !bits.flag()? {
-        zeros += 1;
-        if zeros > 31 {
-            return None;
-        }
-    }
-    Some(((1u64 << zeros) - 1 + bits.take(zeros)? as u64) as u32)
 }

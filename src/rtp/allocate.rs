@@ -1,13 +1,14 @@
 //! What one receiver is given of all it watches, when its path does not carry everything.
 //!
-//! Sound comes first, whole. Then every picture gets its cheapest layers, in the order of priority; then each in turn takes the next
-//! step that fits. What does not even get the cheapest pauses, and comes back by itself when it fits again.
+//! Sound comes first, whole. Then every picture gets its cheapest layers, in the order of priority; then those of the first priority take
+//! the next step that fits, each in turn, until they have all that they want, and those of the next after them. What does not even get the
+//! cheapest pauses, and comes back by itself when it fits again. No picture is larger than the place where it is shown.
 
 use arrayvec::ArrayVec;
 
 use crate::limits::{MEDIA_PER_PEER, QUALITIES_MAX, TEMPORAL_LAYERS_MAX};
 use crate::rtp::config::MediaKind;
-use crate::rtp::layers::{Choice, Layers};
+use crate::rtp::layers::{Choice, Layers, Wish};
 use crate::units::{Bitrate, Micros};
 
 /// Of a step up, how much of its total must fit: so that a rate that sways does not make the picture flap.
@@ -30,8 +31,9 @@ pub struct Demand {
     pub layers: Layers,
     /// What it gets now.
     pub current: Option<Choice>,
-    /// The best the receiver wants; none if it wants nothing.
-    pub wish: Option<Choice>,
+    pub wish: Wish,
+    /// It did not fit any more, and does not flow since.
+    pub paused: bool,
     /// How often each packet is sent: sound can carry its past along.
     pub copies: u8,
 }
@@ -51,15 +53,18 @@ type Steps = ArrayVec<Choice, { QUALITIES_MAX * TEMPORAL_LAYERS_MAX }>;
 /// temporal layer is left out: more pixels are not worth a picture that stutters.
 fn steps(demand: &Demand) -> Steps {
     let mut steps = Steps::new();
-    let Some(wish) = demand.wish else { return steps };
+    let Some(wish) = demand.wish.most else { return steps };
     let layers = &demand.layers;
+    let enough = layers.enough(demand.wish.size);
     // What was wished for may not flow; then the best below it, and if there is none, the lowest there is.
     let lowest = (0..QUALITIES_MAX as u8)
         .filter(|quality| layers.flows(*quality))
         .min_by_key(|quality| layers.rate(Choice::whole(*quality)));
     let Some(lowest) = lowest else { return steps };
     for choice in layers.choices() {
-        let wished = !layers.better(choice.quality, wish.quality) || choice.quality == lowest;
+        let larger =
+            layers.better(choice.quality, wish.quality) || enough.is_some_and(|enough| layers.better(choice.quality, enough));
+        let wished = !larger || choice.quality == lowest;
         let smooth = choice.quality == lowest || choice.temporal + 1 >= layers.temporal(choice.quality).min(wish.temporal);
         let rises = steps.last().is_none_or(|last| last.quality == choice.quality || layers.better(choice.quality, last.quality));
         if wished && choice.temporal <= wish.temporal && smooth && rises {
@@ -84,37 +89,47 @@ pub fn allocate(budget: Option<Bitrate>, demands: &[Demand]) -> Allocation {
         *given = steps(demand).last().copied();
         left = left.saturating_sub(demand.rate(*given));
     }
-    let video: ArrayVec<(usize, Steps), MEDIA_PER_PEER> = demands
+    let mut video: ArrayVec<(usize, Steps), MEDIA_PER_PEER> = demands
         .iter()
         .enumerate()
         .take(MEDIA_PER_PEER)
         .filter(|(_, demand)| demand.kind == MediaKind::Video)
         .map(|(index, demand)| (index, steps(demand)))
         .collect();
-    for rung in 0..QUALITIES_MAX * TEMPORAL_LAYERS_MAX {
-        for (index, steps) in &video {
-            let (Some(demand), Some(given)) = (demands.get(*index), allocation.get_mut(*index)) else { continue };
-            let Some(choice) = steps.get(rung).copied() else { continue };
-            // Whoever missed a step stays where it is.
-            if rung > 0 && *given != steps.get(rung - 1).copied() {
-                continue;
-            }
-            let rate = demand.rate(Some(choice));
-            let price = rate.saturating_sub(demand.rate(*given));
-            let needed = if demand.current.is_none() || rate > demand.rate(demand.current) {
-                price + rate * (UP_PERCENT - 100) / 100
-            } else if rung == 0 {
-                price - rate * (100 - LAST_PERCENT) / 100
-            } else {
-                price.saturating_sub(rate * (100 - STAY_PERCENT) / 100)
-            };
-            if needed <= left {
-                left = left.saturating_sub(price);
-                *given = Some(choice);
+    let priority = |index: usize| demands.get(index).map_or(u8::MAX, |demand| demand.wish.priority);
+    video.sort_unstable_by_key(|(index, _)| (priority(*index), *index));
+    for (index, steps) in &video {
+        climb(&demands[*index], steps, 0, &mut allocation[*index], &mut left);
+    }
+    for equals in video.chunk_by(|one, other| priority(one.0) == priority(other.0)) {
+        for rung in 1..QUALITIES_MAX * TEMPORAL_LAYERS_MAX {
+            for (index, steps) in equals {
+                climb(&demands[*index], steps, rung, &mut allocation[*index], &mut left);
             }
         }
     }
     allocation
+}
+
+/// Gives a picture a step if that fits into what is left. Whoever missed one stays where it is.
+fn climb(demand: &Demand, steps: &Steps, rung: usize, given: &mut Option<Choice>, left: &mut u64) {
+    let Some(choice) = steps.get(rung).copied() else { return };
+    if rung > 0 && *given != steps.get(rung - 1).copied() {
+        return;
+    }
+    let rate = demand.rate(Some(choice));
+    let price = rate.saturating_sub(demand.rate(*given));
+    let needed = if demand.current.is_none() || rate > demand.rate(demand.current) {
+        price + rate * (UP_PERCENT - 100) / 100
+    } else if rung == 0 {
+        price - rate * (100 - LAST_PERCENT) / 100
+    } else {
+        price.saturating_sub(rate * (100 - STAY_PERCENT) / 100)
+    };
+    if needed <= *left {
+        *left = left.saturating_sub(price);
+        *given = Some(choice);
+    }
 }
 
 /// What the whole would take if one picture got its next step; if each has its best, what it takes.
@@ -149,7 +164,7 @@ impl Steadiness {
         let (mut starves, mut lowers, mut raises) = (false, false, false);
         for (given, demand) in allocation.iter_mut().zip(demands).filter(|(_, demand)| demand.kind == MediaKind::Video) {
             let steps = steps(demand);
-            if given.is_none() && !steps.is_empty() {
+            if given.is_none() && !steps.is_empty() && !demand.paused {
                 starves = true;
                 if self.starves.is_none() || recently(self.starves, PATIENCE) {
                     *given = steps.first().copied();
@@ -186,8 +201,14 @@ mod tests {
     }
 
     fn video() -> Demand {
-        Demand { kind: MediaKind::Video, layers: simulcast(), current: None, wish: Some(Choice::whole(u8::MAX)), copies: 1 }
+        Demand { kind: MediaKind::Video, layers: simulcast(), current: None, wish: Wish::default(), paused: false, copies: 1 }
     }
+
+    fn wish(quality: u8, temporal: u8) -> Wish {
+        Wish { most: Some(Choice { quality, temporal }), ..Wish::default() }
+    }
+
+    const NOTHING: Wish = Wish { most: None, size: (0, 0), priority: Wish::PRIORITY };
 
     fn audio() -> Demand {
         Demand { kind: MediaKind::Audio, layers: Layers::new([[40_000, 0, 0, 0], [0; 4], [0; 4], [0; 4]], false), ..video() }
@@ -200,8 +221,8 @@ mod tests {
 
     #[test]
     fn without_an_estimate_everybody_gets_what_they_want() {
-        let limited = Demand { wish: Some(Choice { quality: 1, temporal: 0 }), ..video() };
-        let hidden = Demand { wish: None, ..video() };
+        let limited = Demand { wish: wish(1, 0), ..video() };
+        let hidden = Demand { wish: NOTHING, ..video() };
         let allocation = allocate(None, &[audio(), video(), limited, hidden]);
         let best = Some(Choice { quality: 2, temporal: 1 });
         assert_eq!(&allocation[1..], [best, Some(Choice { quality: 1, temporal: 0 }), None]);
@@ -256,7 +277,7 @@ mod tests {
         let mut step = |budget: u64, millis: u64| {
             let mut allocation = allocate(Some(Bitrate::kbps(budget)), &demands);
             steadiness.settle(&demands, &mut allocation, Micros::from_millis(millis));
-            demands[0].current = allocation[0];
+            (demands[0].current, demands[0].paused) = (allocation[0], allocation[0].is_none());
             allocation[0].map(|choice| (choice.quality, choice.temporal))
         };
         assert_eq!(step(50, 10_000), Some((0, 0)));
@@ -272,7 +293,7 @@ mod tests {
         let mut steadiness = Steadiness::default();
         let mut demand = Demand { current: Some(Choice { quality: 2, temporal: 1 }), ..video() };
         let mut step = |budget: u64, seconds: u64, wish: u8| {
-            demand.wish = Some(Choice::whole(wish));
+            demand.wish.most = Some(Choice::whole(wish));
             let mut allocation = allocate(Some(Bitrate::kbps(budget)), &[demand]);
             steadiness.settle(&[demand], &mut allocation, Micros::from_secs(seconds));
             demand.current = allocation[0];
@@ -311,15 +332,59 @@ mod tests {
     }
 
     #[test]
+    fn the_first_priority_has_what_it_wants_before_the_next_rises_and_the_last_pauses_first() {
+        let of = |priority| Demand { wish: Wish { priority, ..Wish::default() }, ..video() };
+        assert_eq!(given(1_400, &[of(128), of(1)]), [Some((0, 1)), Some((2, 0))]);
+        assert_eq!(given(5_000, &[of(128), of(1)]), [Some((2, 1)); 2]);
+        assert_eq!(
+            given(250, &[of(3), of(2), of(1)]),
+            [None, Some((0, 0)), Some((0, 0))],
+            "something for each that it is enough for"
+        );
+        assert_eq!(given(130, &[audio(), of(128), of(1)]), [Some((0, 0)), None, None]);
+        assert_eq!(given(150, &[audio(), of(128), of(1)]), [Some((0, 0)), None, Some((0, 0))]);
+    }
+
+    #[test]
+    fn no_picture_is_larger_than_its_place() {
+        let layers = simulcast().sized([(320, 180), (640, 360), (1280, 720), (0, 0)]);
+        let of = |size| Demand { layers, wish: Wish { size, ..Wish::default() }, ..video() };
+        assert_eq!(given(9_000, &[of((600, 300)), of((1920, 1080)), of((10, 10))]), [Some((1, 1)), Some((2, 1)), Some((0, 1))]);
+        let both = Demand { wish: Wish { size: (1280, 720), ..wish(0, 3) }, ..of((0, 0)) };
+        assert_eq!(given(9_000, &[both]), [Some((0, 1))], "what was asked for by name is the limit too");
+    }
+
+    #[test]
+    fn one_that_is_paused_does_not_use_up_the_patience_with_another() {
+        let mut steadiness = Steadiness::default();
+        let of = |priority| Demand { current: Some(Choice::default()), wish: Wish { priority, ..Wish::default() }, ..video() };
+        let mut demands = [of(1), of(2)];
+        let mut step = |budget: u64, seconds: u64| {
+            let mut allocation = allocate(Some(Bitrate::kbps(budget)), &demands);
+            steadiness.settle(&demands, &mut allocation, Micros::from_secs(seconds));
+            for (demand, given) in demands.iter_mut().zip(&allocation) {
+                (demand.current, demand.paused) = (*given, given.is_none());
+            }
+            [0, 1].map(|index| allocation[index].is_some())
+        };
+        assert_eq!([step(150, 10), step(150, 13)], [[true, true], [true, false]]);
+        assert_eq!(
+            [step(150, 20), step(50, 30), step(50, 31), step(50, 33)],
+            [[true, false], [true, false], [true, false], [false; 2]]
+        );
+        assert_eq!([step(150, 34), step(230, 35)], [[true, false], [true; 2]]);
+    }
+
+    #[test]
     fn a_wish_that_does_not_flow_gets_what_is_nearest() {
         let layers = Layers::new([[0; 4], [350_000, 0, 0, 0], [1_200_000, 0, 0, 0], [0; 4]], false);
         let layers = layers.after(&simulcast());
-        let demand = Demand { layers, wish: Some(Choice::whole(0)), ..video() };
+        let demand = Demand { layers, wish: wish(0, 3), ..video() };
         assert_eq!(given(5_000, &[demand]), [Some((1, 0))]);
         // Clients number their encodings either way: the best comes first here, and is switched off.
         let layers = Layers::new([[0; 4], [350_000, 0, 0, 0], [100_000, 0, 0, 0], [0; 4]], false);
         let layers = layers.after(&Layers::new([[900_000, 0, 0, 0], [0; 4], [0; 4], [0; 4]], false));
-        assert_eq!(given(5_000, &[Demand { layers, wish: Some(Choice::whole(0)), ..video() }]), [Some((1, 0))]);
+        assert_eq!(given(5_000, &[Demand { layers, wish: wish(0, 3), ..video() }]), [Some((1, 0))]);
     }
 
     #[test]

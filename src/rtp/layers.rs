@@ -32,6 +32,31 @@ impl Choice {
     }
 }
 
+/// What a receiver wants of a track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The best; none if it wants nothing for now.
+    pub most: Option<Choice>,
+    /// Width and height in pixels of the place where it is shown; zeros: not told.
+    pub size: (u16, u16),
+    /// Who comes first when the path does not carry everything: 1 before 2.
+    pub priority: u8,
+}
+
+impl Wish {
+    /// Of what is wanted without a word on how much.
+    pub const PRIORITY: u8 = 128;
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Wish { most: Some(Choice::whole(u8::MAX)), size: (0, 0), priority: Wish::PRIORITY }
+    }
+}
+
+/// Width and height of each quality in pixels; zeros: not told.
+pub type Sizes = [(u16, u16); QUALITIES_MAX];
+
 /// The layers of a track that flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layers {
@@ -39,17 +64,29 @@ pub struct Layers {
     rates: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX],
     /// Bits a second of each quality when it last flowed: how they rank, also while one of them does not.
     known: [u32; QUALITIES_MAX],
+    sizes: Sizes,
     /// Qualities are spatial layers of one stream, rather than encodings of their own.
     scalable: bool,
 }
 
 impl Layers {
     pub fn new(rates: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX], scalable: bool) -> Layers {
-        Layers { rates, known: rates.map(|row| row.iter().sum()), scalable }
+        Layers { rates, known: rates.map(|row| row.iter().sum()), sizes: Sizes::default(), scalable }
+    }
+
+    /// The same with pictures of these sizes.
+    pub fn sized(mut self, sizes: Sizes) -> Layers {
+        self.sizes = sizes;
+        self
     }
 
     /// The same with what was known before of qualities that do not flow now.
     pub fn after(mut self, before: &Layers) -> Layers {
+        for (size, before) in self.sizes.iter_mut().zip(before.sizes) {
+            if *size == (0, 0) {
+                *size = before;
+            }
+        }
         for (known, before) in self.known.iter_mut().zip(before.known) {
             if *known == 0 {
                 *known = before;
@@ -113,6 +150,20 @@ impl Layers {
         if self.scalable { one > other } else { known(one) > known(other) }
     }
 
+    /// The lowest quality that fills a place of that size, into which a picture is fitted whole: its width or its height does. None if
+    /// that cannot be said, or none does.
+    pub fn enough(&self, (width, height): (u16, u16)) -> Option<u8> {
+        let fills = |quality: &u8| {
+            let size = self.sizes[*quality as usize];
+            self.known(*quality) > 0 && size != (0, 0) && (size.0 >= width || size.1 >= height)
+        };
+        let area = |quality: u8| self.sizes[quality as usize].0 as u32 * self.sizes[quality as usize].1 as u32;
+        let sized = (width, height) != (0, 0);
+        // Of two of one size, the better.
+        let cost = |quality: &u8| (area(*quality), u32::MAX - self.known(*quality));
+        (0..QUALITIES_MAX as u8).filter(|_| sized).filter(fills).min_by_key(cost)
+    }
+
     /// The highest quality that flows up to an index.
     pub fn highest_up_to(&self, quality: u8) -> u8 {
         (0..QUALITIES_MAX as u8).rev().find(|index| *index <= quality && self.flows(*index)).unwrap_or(0)
@@ -122,6 +173,11 @@ impl Layers {
     pub fn shape(&self) -> u16 {
         let flows = self.rates.as_flattened().iter().enumerate().filter(|(_, rate)| **rate > 0);
         flows.fold(0, |shape, (bit, _)| shape | 1 << bit)
+    }
+
+    /// Whether others have to be chosen when these layers take the place of those.
+    pub fn differs(&self, other: &Layers) -> bool {
+        self.shape() != other.shape() || self.sizes != other.sizes
     }
 
     /// What has to be forwarded for a choice. The highest of what flows is open to what may come above it.
@@ -211,6 +267,19 @@ mod tests {
         assert_eq!(choices, [(0, 0, 100_000), (0, 1, 150_000), (1, 0, 400_000), (1, 1, 500_000), (2, 0, 1_500_000)]);
         assert_eq!(layers.best(), Some(Choice { quality: 2, temporal: 0 }));
         assert_eq!(Layers::default().best(), None);
+    }
+
+    #[test]
+    fn a_place_is_filled_by_the_lowest_that_does() {
+        let layers = simulcast().sized([(320, 180), (640, 360), (1280, 720), (0, 0)]);
+        let enough = |width, height| layers.enough((width, height));
+        assert_eq!([enough(100, 100), enough(320, 180), enough(321, 181), enough(640, 360)], [Some(0), Some(0), Some(1), Some(1)]);
+        assert_eq!(enough(300, 900), Some(0), "it is as wide as the place");
+        assert_eq!(enough(2000, 300), Some(1), "it is as high as the place");
+        assert_eq!([enough(1920, 1080), enough(0, 0)], [None; 2]);
+        assert_eq!(simulcast().enough((100, 100)), None, "sizes are not known");
+        let alike = simulcast().sized([(640, 360), (640, 360), (1280, 720), (0, 0)]);
+        assert_eq!(alike.enough((640, 360)), Some(1), "the better of two");
     }
 
     #[test]

@@ -402,7 +402,8 @@ pub struct QualityView {
     pub bitrates: Vec<u32>,
 }
 
-/// What a viewer wants of a picture at most: the body of `POST {session}/layer`.
+/// What a viewer wants of a picture: the body of `POST {session}/layer`. What is said of layers takes the place of all that was; size and
+/// priority stay until they are told anew. An empty object takes everything back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LayerWish {
@@ -416,6 +417,11 @@ pub struct LayerWish {
     pub max_temporal_layer_id: Option<u8>,
     /// `false`: no picture, until another wish.
     pub active: Option<bool>,
+    /// Of the place where it is shown, in pixels of the screen: no larger picture than fills it is sent.
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    /// Among the session's pictures when not all fit: 1 comes first.
+    pub priority: Option<u32>,
 }
 
 /// What a viewer tells of its picture, since the session began: the body of `POST {session}/seen`. The names are those of the W3C's
@@ -440,6 +446,8 @@ pub struct TrackView {
     pub codec: Option<&'static str>,
     /// `in` or `out`.
     pub direction: &'static str,
+    /// Of a picture that is sent: it waits until the viewer's path carries it.
+    pub paused: bool,
 }
 
 /// One answer on its way back. The receiver may have gone (the HTTP client hung up): sending never fails loudly.

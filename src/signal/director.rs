@@ -39,7 +39,7 @@ use crate::metrics::WorkerMetrics;
 use crate::peer::send::CNAME;
 use crate::peer::{Growth, Peer};
 use crate::rtp::config::{Direction, MediaConfig, Mid};
-use crate::rtp::layers::Choice;
+use crate::rtp::layers::Wish;
 use crate::secure::dtls::{Fingerprint, Role};
 use crate::secure::srtp::Profile;
 use crate::units::{Micros, PeerId, Ssrc, TrackId, WorkerId};
@@ -169,8 +169,8 @@ struct Session {
     /// Agreed on while a worker had the session and the director did not know yet which.
     #[allow(clippy::vec_box)] // they go on to a worker in their boxes
     growth: Vec<Box<Growth>>,
-    /// What a viewer wants at most, by m-line that the server sends on; what is not in it: everything.
-    wishes: Vec<(u16, Option<Choice>)>,
+    /// What a viewer wants, by m-line that the server sends on; what is not in it: everything.
+    wishes: Vec<(u16, Wish)>,
     /// What a viewer told of its picture.
     seen: Option<Seen>,
     stats: PeerStats,
@@ -614,7 +614,9 @@ impl Director {
             }
             Event::Stats { peer, stats } => {
                 if let Some(session) = self.session(peer) {
+                    let before = session.stats.paused;
                     session.take_stats(stats, now);
+                    self.tell_paused(peer.slot, before);
                     self.listen(peer.slot, now);
                     self.note_quality(peer.slot);
                 }

@@ -1,5 +1,6 @@
 //! AV1 payloads (RTP Payload Format For AV1, v1.0.0, section 4): the aggregation header, and what the OBU elements after it are.
 
+use super::bits::Bits;
 use crate::metrics::DropReason;
 
 /// OBU types (AV1 specification, section 6.2.2).
@@ -69,6 +70,56 @@ impl Descriptor {
         }
         Some(())
     }
+}
+
+/// What a sequence header says of its pictures (AV1 specification, section 5.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    pub profile: u8,
+    pub level: u8,
+    pub tier: u8,
+    /// Width and height, at most.
+    pub size: (u32, u32),
+}
+
+/// The sequence header that begins in a payload, if there is one, whole.
+pub fn sequence(payload: &[u8]) -> Option<Sequence> {
+    let header = |element: &&[u8]| element.first().is_some_and(|header| header >> 3 & 0x0f == OBU_SEQUENCE_HEADER);
+    let obu = elements(payload).map_while(|element| element).find(header)?;
+    let after = obu.get(1 + (obu[0] >> 2 & 1) as usize..)?;
+    // has_size_field: elements need none.
+    let content = if obu[0] & 0x02 != 0 { leb128(after)?.1 } else { after };
+    sequence_header(content)
+}
+
+/// Reads a sequence header OBU's content.
+pub fn sequence_header(content: &[u8]) -> Option<Sequence> {
+    let mut bits = Bits::new(content, 0);
+    let (profile, _still, reduced) = (bits.take(3)?, bits.take(1)?, bits.take(1)?);
+    let (mut level, mut tier) = (0, 0);
+    if reduced == 1 {
+        level = bits.take(5)?;
+    } else {
+        // timing_info_present_flag: no encoder for real time sends it.
+        if bits.take(1)? == 1 {
+            return None;
+        }
+        let delays = bits.take(1)?;
+        for point in 0..=bits.take(5)? {
+            bits.take(12)?;
+            let here = bits.take(5)?;
+            let here_tier = if here > 7 { bits.take(1)? } else { 0 };
+            if delays == 1 && bits.take(1)? == 1 {
+                bits.take(4)?;
+            }
+            if point == 0 {
+                (level, tier) = (here, here_tier);
+            }
+        }
+    }
+    let (width_bits, height_bits) = (bits.take(4)? + 1, bits.take(4)? + 1);
+    let size = (bits.take(width_bits as usize)? + 1, bits.take(height_bits as usize)? + 1);
+    Some(Sequence { profile: profile as u8, level: level as u8, tier: tier as u8, size })
 }
 
 /// The elements of a payload, the aggregation header in front: OBUs, of which the first and the last may be parts. An element that

@@ -30,6 +30,18 @@ impl<'a> Bits<'a> {
         self.take(1).map(|bit| bit == 1)
     }
 
+    /// ue(v): an Exp-Golomb code (ITU-T H.264 §9.1).
+    pub fn golomb(&mut self) -> Option<u32> {
+        let mut zeros = 0;
+        while !self.flag()? {
+            zeros += 1;
+            if zeros > 31 {
+                return None;
+            }
+        }
+        Some(((1u64 << zeros) - 1 + self.take(zeros)? as u64) as u32)
+    }
+
     /// ns(n): a number below `count` (at least 1), of which the lower ones take one bit less if `count` is no power of two.
     pub fn below(&mut self, count: u32) -> Option<u32> {
         let width = count.checked_ilog2()?;

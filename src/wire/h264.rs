@@ -7,6 +7,9 @@
 //! none does make up the highest temporal layer; here they are layer 1, and all others layer 0. Of L1T2 that is the whole truth, of
 //! L1T3 the upper half.
 
+use arrayvec::ArrayVec;
+
+use super::bits::Bits;
 use super::bytes::u16_at;
 use super::layer::Layer;
 use crate::metrics::DropReason;
@@ -36,6 +39,9 @@ pub struct Descriptor {
     /// A slice begins in the packet that is the first of its picture, or something that comes before the slices of one.
     pub start_of_picture: bool,
 }
+
+/// Bytes of a sequence parameter set that are read: its size stands among the first, unless it has lists that no browser sends.
+const SEQUENCE_BYTES_READ: usize = 64;
 
 /// NAL unit types that come before the first slice of a picture: SEI, parameter sets, access unit delimiter (ITU-T H.264
 /// §7.4.1.2.3).
@@ -126,6 +132,87 @@ fn aggregate(descriptor: &mut Descriptor, mut rest: &[u8], skip: usize) -> Optio
         rest = rest.get(start + unit.len()..)?;
     }
     Some(())
+}
+
+/// Width and height of the pictures that a payload with a sequence parameter set, whole, begins.
+pub fn size(payload: &[u8]) -> Option<(u32, u32)> {
+    let is_set = |unit: &[u8]| unit.first().is_some_and(|header| header & 0x1f == SEQUENCE_PARAMETER_SET);
+    let (header, mut rest) = payload.split_first()?;
+    if header & 0x1f != STAP_A {
+        return is_set(payload).then(|| sequence_size(payload))?;
+    }
+    loop {
+        let unit = rest.get(2..2 + u16_at(rest, 0)? as usize)?;
+        if is_set(unit) {
+            return sequence_size(unit);
+        }
+        rest = rest.get(2 + unit.len()..)?;
+    }
+}
+
+/// Width and height from a sequence parameter set, its header included (ITU-T H.264 §7.3.2.1.1).
+pub fn sequence_size(unit: &[u8]) -> Option<(u32, u32)> {
+    // Without emulation prevention bytes (§7.4.1).
+    let mut bytes = ArrayVec::<u8, SEQUENCE_BYTES_READ>::new();
+    for (index, byte) in unit.iter().enumerate().skip(1) {
+        let prevents = *byte == 3 && index > 2 && unit[index - 2..index] == [0, 0];
+        if !prevents && bytes.try_push(*byte).is_err() {
+            break;
+        }
+    }
+    let mut bits = Bits::new(&bytes, 0);
+    let profile = bits.take(8)?;
+    bits.take(16)?;
+    bits.golomb()?;
+    let mut chroma = 1;
+    if [100, 110, 122, 244, 44, 83, 86, 118, 128].contains(&profile) {
+        chroma = bits.golomb()?;
+        if chroma == 3 {
+            bits.take(1)?;
+        }
+        bits.golomb()?;
+        bits.golomb()?;
+        bits.take(1)?;
+        if bits.take(1)? == 1 {
+            // Scaling matrices: no browser sends them.
+            return None;
+        }
+    }
+    bits.golomb()?;
+    match bits.golomb()? {
+        0 => {
+            bits.golomb()?;
+        }
+        1 => {
+            bits.take(1)?;
+            bits.golomb()?;
+            bits.golomb()?;
+            for _ in 0..bits.golomb()?.min(255) {
+                bits.golomb()?;
+            }
+        }
+        _ => {}
+    }
+    bits.golomb()?;
+    bits.take(1)?;
+    let (width, height) = (bits.golomb()?.checked_add(1)?, bits.golomb()?.checked_add(1)?);
+    let frames_only = bits.take(1)?;
+    if frames_only == 0 {
+        bits.take(1)?;
+    }
+    bits.take(1)?;
+    let mut crop = [0; 4];
+    if bits.take(1)? == 1 {
+        for side in &mut crop {
+            *side = bits.golomb()?;
+        }
+    }
+    let (unit_x, unit_y) = if chroma == 1 { (2, 2 * (2 - frames_only)) } else { (1, 2 - frames_only) };
+    let side = |blocks: u32, size: u32, unit: u32, before: u32, after: u32| {
+        blocks.checked_mul(size)?.checked_sub(unit.checked_mul(before.checked_add(after)?)?)
+    };
+    let width = side(width, 16, unit_x, crop[0], crop[1])?;
+    Some((width, side(height, 16 * (2 - frames_only), unit_y, crop[2], crop[3])?))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::peer::receive::InboundStats;
 use crate::peer::send::{Binding, SenderStats};
 use crate::peer::{Growth, Keys, Peer};
 use crate::room::shard::{Shard, Subscriber};
-use crate::rtp::layers::{Choice, Layers};
+use crate::rtp::layers::{Choice, Layers, Wish};
 use crate::rtp::media::Media;
 use crate::rtp::report::SenderClock;
 use crate::units::{Micros, PeerId, TrackId, WorkerId};
@@ -106,11 +106,11 @@ pub enum Command {
         ufrag: Ufrag,
         bytes: Box<[u8]>,
     },
-    /// The best that a subscriber wants of its track; none if it wants nothing for now.
+    /// What a subscriber wants of its track.
     Wish {
         subscriber: Subscriber,
         peer: PeerId,
-        wish: Option<Choice>,
+        wish: Wish,
     },
 }
 
@@ -129,6 +129,8 @@ pub struct PeerStats {
     /// Of the first video: what was chosen for it, and what flows.
     pub chosen: Option<Choice>,
     pub flowing: Option<Choice>,
+    /// The senders whose pictures are paused because they do not fit, a bit each: the first 64.
+    pub paused: u64,
     /// Of a publisher's first video.
     pub layers: Option<Layers>,
 }

@@ -33,7 +33,7 @@ impl Worker {
     pub(super) fn layers(&mut self, track: TrackId, layers: Layers, now: Micros) {
         let Some(shard) = self.shards.get_mut(track) else { return };
         let before = std::mem::replace(&mut shard.layers, layers);
-        if before.shape() == layers.shape() {
+        if !layers.differs(&before) {
             return;
         }
         let mut receivers = std::mem::take(&mut self.receivers);
@@ -57,6 +57,7 @@ impl Worker {
                 layers: shard.layers,
                 current: sender.choice,
                 wish: sender.wish,
+                paused: sender.paused,
                 copies: 1 + sender.earlier() as u8,
             };
             if demands.try_push(demand).is_ok() {
@@ -78,8 +79,9 @@ impl Worker {
             hurries |= flows.is_some() && rate(flows) > rate(choice);
             // Before anything is known of the track, its first encoding is as good as any.
             let known = demand.layers.shape() != 0;
-            if known || demand.wish.is_none() {
+            if known || demand.wish.most.is_none() {
                 sender.choice = choice;
+                sender.paused = choice.is_none() && demand.wish.most.is_some();
                 sender.aim(choice.map(|choice| demand.layers.target(choice)));
             }
             let interrupts = rate(flows) > rate(choice) && flooded;

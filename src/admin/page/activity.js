@@ -20,7 +20,7 @@ const CODEC_COMPANIONS = /^video\/rtx$/i;
 export class Activity {
   /**
    * `plan`: mode ('watch' | 'publish'), room, token, and for a publisher source, codec, simulcast, width, height, fps.
-   * `report`: onState(state, extra), onStream(stream), onSample(sample).
+   * `report`: onState(state, extra), onStream(stream), onSample(sample); place() gives width and height of what the picture is shown in.
    */
   constructor(plan, report) {
     Object.assign(this, { plan, report });
@@ -181,6 +181,7 @@ export class Activity {
     let view = null; // what the server says of this session: every other sample, or each time if encodings are switched by it
     let encodings = null;
     let told = null; // freezes that the server has been told of
+    let fitted = ''; // and the size of the picture's place
     let soundOnly = 0; // samples in a row: sound often comes a moment before the picture
     return async () => {
       const sample = await reader.read(this.state).catch(() => null);
@@ -189,6 +190,11 @@ export class Activity {
       if (this.plan.mode === 'watch' && sample && sample.freezes !== told) {
         told = sample.freezes;
         await this.session?.tell(sample);
+      }
+      const place = this.plan.mode === 'watch' ? this.report.place() : [0, 0];
+      if (this.session && Math.min(...place) > 0 && fitted !== place.join()) {
+        fitted = place.join();
+        await this.session.fit(...place);
       }
       await encodings?.follow(view?.unwatched ?? []).catch(() => {});
       if (!sample || this.stopped || this.pc !== pc || pc.connectionState === 'closed') return;

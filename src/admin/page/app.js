@@ -70,6 +70,7 @@ function start(plan) {
     onState: (state, extra) => mine === activity && showState(state, extra),
     onStream: (stream) => mine === activity && showStream(stream, plan),
     onSample: (sample) => mine === activity && showSample(sample),
+    place: () => [$('video').clientWidth, $('video').clientHeight].map((side) => Math.min(Math.round(side * devicePixelRatio), 16_384)),
   });
   activity = mine;
   mine.run();

@@ -50,6 +50,12 @@ export class Session {
     await fetch(`${this.url}/seen`, { method: 'POST', headers, body }).catch(() => {});
   }
 
+  /** Tells the server how large the picture is shown, in pixels of the screen: it sends no larger one. */
+  async fit(width, height) {
+    const headers = { ...bearer(this.token), 'Content-Type': 'application/json' };
+    await fetch(`${this.url}/layer`, { method: 'POST', headers, body: JSON.stringify({ width, height }) }).catch(() => {});
+  }
+
   /** Ends the session. `keepalive` lets the request outlive the page (section 4.2). */
   close({ keepalive = false } = {}) {
     return fetch(this.url, { method: 'DELETE', headers: bearer(this.token), keepalive }).catch(() => {});

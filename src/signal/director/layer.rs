@@ -1,10 +1,10 @@
 //! Layers as people name them: a viewer's wish becomes a choice, and choices become something to show.
 
 use super::{Director, Part, Session};
-use crate::limits::{QUALITIES_MAX, TEMPORAL_LAYERS_MAX};
+use crate::limits::{QUALITIES_MAX, SIDE_MAX, TEMPORAL_LAYERS_MAX};
 use crate::room::shard::Subscriber;
 use crate::rtp::config::{Direction, MediaConfig, MediaKind};
-use crate::rtp::layers::{Choice, Layers};
+use crate::rtp::layers::{Choice, Layers, Wish};
 use crate::signal::api::{LayerView, LayerWish, QualityView, Refusal, SessionPath};
 use crate::units::Micros;
 use crate::worker::mail::Command;
@@ -13,7 +13,7 @@ use crate::worker::mail::Command;
 const ARRIVAL: Micros = Micros::from_secs(10);
 
 impl Director {
-    /// Sets the best that a viewer wants of one picture. It holds until the next wish, for whatever publisher comes.
+    /// Sets what a viewer wants of one picture. It holds until the next wish, for whatever publisher comes.
     pub(super) fn wish(&mut self, path: &SessionPath, wish: &LayerWish) -> Result<(), Refusal> {
         let slot = self.find(path)?;
         let Some(session) = self.sessions.get(&slot) else { return Err(Refusal::UnknownSession) };
@@ -29,9 +29,15 @@ impl Director {
                 None => refuse("The session has no m-line on which video is sent.".into()),
             };
         };
-        if media.kind != MediaKind::Video && wish.active.is_none() {
-            return refuse(format!("The m-line {:?} is sound: it has no layers, only \"active\".", media.mid.as_str()));
+        let pictures = wish.width.or(wish.height).or(wish.priority).is_some();
+        if media.kind != MediaKind::Video && (wish.active.is_none() || pictures) {
+            let mid = media.mid.as_str();
+            return refuse(format!("The m-line {mid:?} is sound: it has no layers, size or priority, only \"active\"."));
         }
+        let (size, priority) = match (size(wish), priority(wish)) {
+            (Ok(size), Ok(priority)) => (size, priority),
+            (Err(reason), _) | (_, Err(reason)) => return refuse(reason),
+        };
         let quality = match (&wish.encoding_id, wish.max_spatial_layer_id) {
             (Some(id), _) => match self.encoding(session, id) {
                 Some(encoding) => encoding,
@@ -44,14 +50,21 @@ impl Director {
             (None, None) => u8::MAX,
         };
         let temporal = wish.max_temporal_layer_id.unwrap_or(u8::MAX).min(TEMPORAL_LAYERS_MAX as u8 - 1);
-        let wished = (wish.active != Some(false)).then_some(Choice { quality, temporal });
         let index = index as u16;
+        let before = match *wish == (LayerWish { media_id: wish.media_id.clone(), ..LayerWish::default() }) {
+            true => Wish::default(),
+            false => session.wish(index),
+        };
+        let layers = wish.encoding_id.is_some() || wish.active.is_some();
+        let layers = layers || wish.max_spatial_layer_id.or(wish.max_temporal_layer_id).is_some();
+        let most = if layers { (wish.active != Some(false)).then_some(Choice { quality, temporal }) } else { before.most };
+        let wished = Wish { most, size: size.unwrap_or(before.size), priority: priority.unwrap_or(before.priority) };
         self.want(slot, index, wished);
         Ok(())
     }
 
-    /// Sets the best that is wanted on an m-line that the server sends on.
-    pub(super) fn want(&mut self, slot: u32, index: u16, wished: Option<Choice>) {
+    /// Sets what is wanted on an m-line that the server sends on.
+    pub(super) fn want(&mut self, slot: u32, index: u16, wished: Wish) {
         let Some(session) = self.sessions.get_mut(&slot) else { return };
         let (peer, worker) = (session.id, session.worker);
         session.wishes.retain(|(other, _)| *other != index);
@@ -118,7 +131,7 @@ impl Director {
         let mut rising: Vec<u8> = (0..names.len().min(QUALITIES_MAX) as u8).filter(|quality| layers.known(*quality) > 0).collect();
         rising.sort_by_key(|quality| layers.known(*quality));
         let viewers = room.viewers.iter().filter_map(|slot| self.sessions.get(slot));
-        let mut watched = viewers.fold(0, |watched, viewer| watched | viewer.watches(&rising, now));
+        let mut watched = viewers.fold(0, |watched, viewer| watched | viewer.watches(&layers, &rising, now));
         if self.is_recorded(session.id) {
             // Whatever it is told to record: it goes over to the best where that does not flow.
             watched = u8::MAX;
@@ -128,20 +141,53 @@ impl Director {
     }
 }
 
+/// The size that was told, in a sentence what is wrong with it.
+fn size(wish: &LayerWish) -> Result<Option<(u16, u16)>, String> {
+    let (width, height) = match (wish.width, wish.height) {
+        (None, None) => return Ok(None),
+        (Some(width), Some(height)) => (width, height),
+        (Some(width), None) => return Err(format!("width is {width}, and height is missing: a size has both.")),
+        (None, Some(height)) => return Err(format!("height is {height}, and width is missing: a size has both.")),
+    };
+    for (name, side) in [("width", width), ("height", height)] {
+        if side == 0 {
+            return Err(format!("{name} is 0: a picture that is not shown is switched off by \"active\": false."));
+        }
+        if side > SIDE_MAX {
+            return Err(format!("{name} is {side}: it is pixels of the screen, {SIDE_MAX} at most."));
+        }
+    }
+    Ok(Some((width as u16, height as u16)))
+}
+
+fn priority(wish: &LayerWish) -> Result<Option<u8>, String> {
+    match wish.priority {
+        None => Ok(None),
+        Some(priority @ 1..=255) => Ok(Some(priority as u8)),
+        Some(priority) => {
+            Err(format!("priority is {priority}: it is 1, which comes first, to 255; whoever tells none has {}.", Wish::PRIORITY))
+        }
+    }
+}
+
 impl Session {
+    fn wish(&self, line: u16) -> Wish {
+        self.wishes.iter().find(|(index, _)| *index == line).map_or_else(Wish::default, |(_, wish)| *wish)
+    }
+
     /// Which of a publisher's encodings a viewer makes worth sending, a bit each; `rising`: from the one that takes least.
-    fn watches(&self, rising: &[u8], now: Micros) -> u8 {
+    fn watches(&self, layers: &Layers, rising: &[u8], now: Micros) -> u8 {
         let mut sent = self.agreed.media.iter().filter(|media| media.local_stream.is_some());
         let Some(line) = sent.position(|media| media.kind == MediaKind::Video) else { return 0 };
         let has = [self.stats.flowing, self.stats.chosen].into_iter().flatten();
         let has_rank = has.clone().filter_map(|choice| rising.iter().position(|quality| *quality == choice.quality)).max();
         let watched = has.fold(0, |watched, choice| watched | bit(choice.quality));
-        let wish = match self.wishes.iter().find(|(index, _)| *index as usize == line) {
-            Some((_, None)) => return watched,
-            Some((_, Some(choice))) => rising.iter().find(|quality| **quality == choice.quality),
-            None => None,
-        };
-        let next = match wish {
+        let wish = self.wish(line as u16);
+        let Some(most) = wish.most else { return watched };
+        let rank = |quality: u8| rising.iter().position(|other| *other == quality);
+        // Whichever is less: what was named, or what fills the place.
+        let named = [rank(most.quality), layers.enough(wish.size).and_then(rank)].into_iter().flatten().min();
+        let next = match named.and_then(|rank| rising.get(rank)) {
             Some(quality) => bit(*quality),
             None if now.since(self.since) < ARRIVAL.0 => u8::MAX,
             // One more than it has, to go to as soon as its path carries that.

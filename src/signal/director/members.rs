@@ -65,6 +65,8 @@ pub(super) struct Wanted {
     /// LiveKit's: 0 low, 1 medium, 2 high; none: by size, or the best.
     pub quality: Option<u8>,
     pub size: (u32, u32),
+    /// 1 comes first; 0: it did not say.
+    pub priority: u8,
 }
 
 pub(super) struct Member {

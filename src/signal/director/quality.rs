@@ -4,10 +4,12 @@
 use livekit_protocol as proto;
 use proto::signal_response::Message;
 
+use super::feeds::Feed;
+use super::members::Publication;
 use super::{Director, Part};
 use crate::limits::QUALITIES_MAX;
 use crate::rtp::config::{MediaConfig, MediaKind};
-use crate::rtp::layers::Choice;
+use crate::rtp::layers::{Choice, Wish};
 use crate::units::TrackId;
 
 /// LiveKit's names of simulcast encodings, from the lowest quality.
@@ -22,17 +24,56 @@ impl Director {
         let Some(slot) = member.subscriber else { return };
         let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
         let Some(sender) = feed.map(|feed| feed.sender) else { return };
+        let told = self.publication_from(room, track).and_then(|publication| member.wanted.get(&publication.info.sid));
         let choice = |quality| Choice { quality: self.encoding_of(track, quality), temporal: ALL };
-        let wish = self.quality_wanted(room, identity, track).map(choice);
-        self.want(slot, sender, wish);
+        // A size is for the worker, who knows how large each layer is.
+        let (size, whole) = (told.map_or((0, 0), |wanted| wanted.size), Choice::whole(u8::MAX));
+        let wanted = self.quality_wanted(room, identity, track);
+        let most = if size == (0, 0) { wanted.map(choice) } else { wanted.map(|_| whole) };
+        let side = |pixels: u32| pixels.min(u16::MAX.into()) as u16;
+        let priority = told.map(|wanted| wanted.priority).filter(|priority| *priority > 0);
+        let priority = priority.unwrap_or_else(|| self.usual_priority(room, track));
+        self.want(slot, sender, Wish { most, size: (side(size.0), side(size.1)), priority });
+    }
+
+    /// Of a track of which its viewer has not said how much it matters: a screen is looked at.
+    fn usual_priority(&self, room: &str, track: TrackId) -> u8 {
+        let source = self.publication_from(room, track).map(|publication| publication.info.source);
+        if source == Some(proto::TrackSource::ScreenShare as i32) { Wish::PRIORITY / 2 } else { Wish::PRIORITY }
+    }
+
+    fn publication_from(&self, room: &str, track: TrackId) -> Option<&Publication> {
+        let publications = self.rooms.get(room)?.members.values().flat_map(|member| &member.publications);
+        publications.into_iter().find(|publication| publication.track == Some(track))
+    }
+
+    /// Tells a member which of its pictures do not fit any more, or fit again.
+    pub(super) fn tell_paused(&mut self, slot: u32, before: u64) {
+        let Some(session) = self.sessions.get(&slot) else { return };
+        let (paused, Part::Member { identity }) = (session.stats.paused, &session.part) else { return };
+        let (room, identity) = (&session.room, identity.clone());
+        let changed = session.feeds.iter().filter(|feed| (paused ^ before).checked_shr(feed.sender.into()).unwrap_or(0) & 1 != 0);
+        let state = |feed: &Feed| {
+            let members = self.rooms.get(room)?.members.values();
+            let mut published = members.flat_map(|member| member.publications.iter().map(move |publication| (member, publication)));
+            let (member, publication) = published.find(|(_, publication)| publication.track == Some(feed.track))?;
+            let state = if paused >> feed.sender & 1 != 0 { proto::StreamState::Paused } else { proto::StreamState::Active };
+            let (participant_sid, track_sid) = (member.sid.clone(), publication.info.sid.clone());
+            Some(proto::StreamStateInfo { participant_sid, track_sid, state: state as i32 })
+        };
+        let stream_states: Vec<_> = changed.filter_map(state).collect();
+        let room = room.clone();
+        if !stream_states.is_empty()
+            && let Some(member) = self.member_mut(&room, &identity)
+        {
+            member.tell(Message::StreamStateUpdate(proto::StreamStateUpdate { stream_states }));
+        }
     }
 
     /// LiveKit's quality (0 to 2) that a member wants of a track; none: nothing.
     fn quality_wanted(&self, room: &str, identity: &str, track: TrackId) -> Option<u8> {
-        let room = self.rooms.get(room)?;
-        let member = room.members.get(identity)?;
-        let publications = room.members.values().flat_map(|other| &other.publications);
-        let publication = publications.into_iter().find(|publication| publication.track == Some(track))?;
+        let publication = self.publication_from(room, track)?;
+        let member = self.rooms.get(room)?.members.get(identity)?;
         let Some(wanted) = member.wanted.get(&publication.info.sid) else { return Some(2) };
         if wanted.disabled {
             return None;

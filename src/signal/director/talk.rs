@@ -204,7 +204,7 @@ impl Director {
         let sids: Vec<String> = sids.iter().filter(|sid| known(self, sid)).cloned().collect();
         let Some(member) = self.member_mut(room, identity) else { return };
         for sid in sids {
-            let unset = Wanted { subscribed, disabled: false, quality: None, size: (0, 0) };
+            let unset = Wanted { subscribed, disabled: false, quality: None, size: (0, 0), priority: 0 };
             member.wanted.entry(sid).or_insert(unset).subscribed = subscribed;
         }
         self.resubscribe_member(room, identity);
@@ -223,7 +223,9 @@ impl Director {
             let subscribed = member.wants(sid);
             let sized = request.width > 0 && request.height > 0;
             let quality = (!sized).then(|| request.quality.clamp(0, 2) as u8);
-            let wanted = Wanted { subscribed, disabled: request.disabled, quality, size: (request.width, request.height) };
+            let size = if sized { (request.width, request.height) } else { (0, 0) };
+            let priority = request.priority.min(u8::MAX.into()) as u8;
+            let wanted = Wanted { subscribed, disabled: request.disabled, quality, size, priority };
             if track.is_some() {
                 member.wanted.insert(sid.clone(), wanted);
             }

@@ -123,9 +123,15 @@ impl Director {
                     kind: kind_name(media.kind),
                     codec,
                     direction: if sends { "out" } else { "in" },
+                    paused: sends && self.is_paused(session, media),
                 }
             })
             .collect()
+    }
+
+    fn is_paused(&self, session: &Session, media: &MediaConfig) -> bool {
+        let sender = session.lines.iter().position(|line| line.mid == media.mid);
+        sender.is_some_and(|sender| session.stats.paused.checked_shr(sender as u32).unwrap_or(0) & 1 != 0)
     }
 
     /// The codec that is sent on an m-line, which is the publisher's.

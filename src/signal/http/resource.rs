@@ -96,7 +96,7 @@ pub async fn layer(services: &Services, path: SessionPath, request: Request) -> 
     let text = text(request).await?;
     let wish = serde_json::from_str(&text).map_err(|error| {
         let text =
-            format!("The body is no choice of layers: {error}. For instance: {{\"encodingId\":\"h\",\"maxTemporalLayerId\":1}}");
+            format!("The body is no wish for a picture: {error}. For instance: {{\"encodingId\":\"h\",\"maxTemporalLayerId\":1}}, {{\"width\":640,\"height\":360,\"priority\":1}}");
         Failure::new(StatusCode::BAD_REQUEST, text)
     })?;
     services.handle.layer(path, wish).await?;

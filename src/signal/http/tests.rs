@@ -484,7 +484,10 @@ async fn a_viewer_says_which_layers_it_wants() {
     for (method, path, content_type, body, status, words) in [
         ("POST", path, "application/json", r#"{"encodingId":"x"}"#, 422, "q, h, f"),
         ("POST", path, "application/json", r#"{"encoding":"h"}"#, 400, "unknown field `encoding`"),
-        ("POST", path, "application/json", "{", 400, "no choice of layers"),
+        ("POST", path, "application/json", "{", 400, "no wish for a picture"),
+        ("POST", path, "application/json", r#"{"width":-1,"height":5}"#, 400, "invalid value: integer `-1`, expected u32"),
+        ("POST", path, "application/json", r#"{"width":"640","height":360}"#, 400, "invalid type: string \"640\", expected u32"),
+        ("POST", path, "application/json", r#"{"priority":1.5}"#, 400, "expected u32"),
         ("POST", path, "application/json", r#"{"maxSpatialLayerId":900}"#, 400, "900"),
         ("POST", path, "application/sdp", "{}", 415, "takes application/json"),
         ("PUT", path, "application/json", "", 405, "POST which layers"),
