@@ -15,6 +15,7 @@ use str0m::rtp::RawPacket;
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 
 use super::decoder::Decoder;
+use super::member::{self, Line, SCREEN, Watcher};
 use super::network::Link;
 use super::picture::{self, Frame};
 
@@ -44,6 +45,8 @@ pub struct Publisher {
     pub key_frames_asked: [u64; RIDS.len()],
     /// Sizes of its pictures in quarters of the usual; more than one: simulcast, by [`RIDS`]. 0: switched off.
     pub encodings: Vec<u8>,
+    /// Size of the pictures of a second video, in one encoding; 0: there is none.
+    pub screen: u8,
     /// Which packets before it each of sound repeats (RFC 2198), counted back; none: it is not offered.
     pub red: Vec<u32>,
     /// Of which encodings the next picture is a key frame, a bit each.
@@ -102,6 +105,7 @@ impl Publisher {
             key_frame_requests: 0,
             key_frames_asked: [0; RIDS.len()],
             encodings: encodings.to_vec(),
+            screen: 0,
             red: Vec::new(),
             key_wanted: 0,
             next_video: 0,
@@ -114,6 +118,8 @@ impl Publisher {
 pub enum Part {
     Publisher(Publisher),
     Viewer(Viewer),
+    /// A member of a room, who watches.
+    Watcher(Watcher),
 }
 
 pub struct Client {
@@ -127,6 +133,8 @@ pub struct Client {
     pub link: Link,
     pub path: Option<SessionPath>,
     pub part: Part,
+    /// Of a member: how it is told things.
+    pub line: Option<Line>,
     pub connected: bool,
     /// Connected once, and lost since.
     pub disconnected: bool,
@@ -136,6 +144,7 @@ pub struct Client {
     pub connected_at: u64,
     video: Mid,
     audio: Mid,
+    screen: Option<Mid>,
     answer: String,
     pending: Option<SdpPendingOffer>,
     /// When it wants to be called, in microseconds.
@@ -158,6 +167,7 @@ impl Client {
         let (red, distances) = match &part {
             Part::Publisher(publisher) => (!publisher.red.is_empty(), &publisher.red[..]),
             Part::Viewer(viewer) => (viewer.red, &[][..]),
+            Part::Watcher(_) => (false, &[][..]),
         };
         let mut rtc = Rtc::builder()
             .clear_codecs()
@@ -170,7 +180,12 @@ impl Client {
         rtc.add_local_candidate(Candidate::host(local, "udp").expect("a candidate"));
         let direction = if matches!(part, Part::Publisher(_)) { Direction::SendOnly } else { Direction::RecvOnly };
         let mut change = rtc.sdp_api();
-        let audio = change.add_media(MediaKind::Audio, direction, None, None, None);
+        let name = |what: &str| match &part {
+            Part::Publisher(publisher) => (Some(format!("of-{}", publisher.id)), Some(format!("{what}-{}", publisher.id))),
+            _ => (None, None),
+        };
+        let ((stream, mic), (_, camera), (_, shared)) = (name("mic"), name("camera"), name("screen"));
+        let audio = change.add_media(MediaKind::Audio, direction, stream.clone(), mic, None);
         let simulcast = match &part {
             Part::Publisher(publisher) if publisher.encodings.len() > 1 => {
                 let layers = RIDS.iter().take(publisher.encodings.len());
@@ -178,7 +193,20 @@ impl Client {
             }
             _ => None,
         };
-        let video = change.add_media(MediaKind::Video, direction, None, None, simulcast);
+        let video = change.add_media(MediaKind::Video, direction, stream.clone(), camera, simulcast);
+        let mut screen = None;
+        match &part {
+            Part::Publisher(publisher) if publisher.screen > 0 => {
+                screen = Some(change.add_media(MediaKind::Video, direction, stream, shared, None));
+            }
+            Part::Watcher(watcher) => {
+                let more = std::iter::repeat_n(MediaKind::Audio, watcher.sounds - 1);
+                for kind in more.chain(std::iter::repeat_n(MediaKind::Video, watcher.pictures - 1)) {
+                    change.add_media(kind, direction, None, None, None);
+                }
+            }
+            _ => {}
+        }
         let (offer, pending) = change.apply().expect("an offer");
         let client = Client {
             rtc,
@@ -189,6 +217,7 @@ impl Client {
             link,
             path: None,
             part,
+            line: None,
             connected: false,
             disconnected: false,
             alive: true,
@@ -196,6 +225,7 @@ impl Client {
             connected_at: 0,
             video,
             audio,
+            screen,
             answer: String::new(),
             pending: Some(pending),
             next: now,
@@ -206,19 +236,33 @@ impl Client {
     pub fn purpose(&self) -> Purpose {
         match self.part {
             Part::Publisher(_) => Purpose::Publish,
-            Part::Viewer(_) => Purpose::Watch,
+            Part::Viewer(_) | Part::Watcher(_) => Purpose::Watch,
         }
     }
 
-    pub fn accept(&mut self, answer: &str, path: SessionPath) {
-        self.path = Some(path);
+    /// What a member says that it publishes.
+    pub fn tracks(&self) -> Vec<livekit_protocol::AddTrackRequest> {
+        use livekit_protocol::{TrackSource, TrackType};
+        let Part::Publisher(Publisher { id, screen, .. }) = &self.part else { return Vec::new() };
+        let mut tracks = vec![
+            member::track(format!("mic-{id}"), TrackType::Audio, TrackSource::Microphone),
+            member::track(format!("camera-{id}"), TrackType::Video, TrackSource::Camera),
+        ];
+        if *screen > 0 {
+            tracks.push(member::track(format!("screen-{id}"), TrackType::Video, TrackSource::ScreenShare));
+        }
+        tracks
+    }
+
+    pub fn accept(&mut self, answer: &str, path: impl Into<Option<SessionPath>>) {
+        self.path = path.into();
         self.answer = answer.to_owned();
         let parsed = SdpAnswer::from_sdp_string(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let pending = self.pending.take().expect("an offer was made");
         self.rtc.sdp_api().accept_answer(pending, parsed).expect("an acceptable answer");
         if let Part::Publisher(_) = self.part {
             // By default str0m stops retransmitting when that is more than 15 % of what it sends.
-            for mid in [self.audio, self.video] {
+            for mid in [Some(self.audio), Some(self.video), self.screen].into_iter().flatten() {
                 if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None) {
                     stream.set_rtx_cache(2048, Duration::from_secs(3), None);
                 }
@@ -364,6 +408,12 @@ impl Client {
                 write(&mut self.rtc, self.video, rid, Codec::Vp8, at, time, frame);
                 publisher.key_frames += key as u64;
             }
+            if let Some(screen) = self.screen {
+                // Whoever asks, asks for all.
+                let key = publisher.key_wanted != 0 || publisher.frames % 300 == 0;
+                let frame = picture::video(publisher.id + SCREEN, publisher.frames, key, publisher.screen);
+                write(&mut self.rtc, screen, None, Codec::Vp8, at, time, frame);
+            }
             publisher.key_wanted = 0;
             publisher.frames += 1;
             publisher.next_video += VIDEO_INTERVAL;
@@ -381,6 +431,10 @@ impl Client {
     }
 
     fn media(&mut self, data: MediaData, now: u64) {
+        if let Part::Watcher(watcher) = &mut self.part {
+            let video = data.params.spec().codec.is_video();
+            return watcher.take(&data.data, video, now);
+        }
         let Part::Viewer(viewer) = &mut self.part else { return };
         let video = data.mid == self.video;
         let time = data.time.numer();
@@ -408,14 +462,21 @@ impl Client {
     pub fn viewer(&self) -> &Viewer {
         match &self.part {
             Part::Viewer(viewer) => viewer,
-            Part::Publisher(_) => panic!("a publisher"),
+            _ => panic!("no viewer"),
+        }
+    }
+
+    pub fn watcher(&self) -> &Watcher {
+        match &self.part {
+            Part::Watcher(watcher) => watcher,
+            _ => panic!("no member who watches"),
         }
     }
 
     pub fn publisher(&self) -> &Publisher {
         match &self.part {
             Part::Publisher(publisher) => publisher,
-            Part::Viewer(_) => panic!("a viewer"),
+            _ => panic!("no publisher"),
         }
     }
 }

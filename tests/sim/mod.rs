@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod decoder;
+pub mod member;
 pub mod native;
 pub mod network;
 pub mod picture;
@@ -25,9 +26,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use distributary::config::RecordPlan;
-use distributary::signal::api::{LayerWish, Patched, Purpose, Refusal, SessionPath};
+use distributary::signal::api::{Attend, LayerWish, Patched, Purpose, Refusal, SessionPath};
+use livekit_protocol as proto;
 
 use client::{Client, Part, Publisher, Viewer};
+use member::{Line, Watcher};
 use network::{Link, Network};
 use random::Random;
 use server::Server;
@@ -116,6 +119,71 @@ impl World {
         self.by_address.insert(address, self.clients.len());
         self.clients.push(client);
         self.clients.len() - 1
+    }
+
+    /// Somebody enters a room as a member, with one peer connection, and publishes or watches.
+    fn attend(&mut self, room: &str, part: Part, link: Link) -> usize {
+        let address = self.new_address();
+        let (mut client, sdp) = Client::new(part, address, self.server.address, link, self.base, self.now, self.patience);
+        let identity = format!("member-{}", self.clients.len());
+        let (outbox, told) = tokio::sync::mpsc::channel(256);
+        let offer = proto::SessionDescription { r#type: "offer".to_owned(), sdp, id: 1, ..Default::default() };
+        let permission = proto::ParticipantPermission { can_publish: true, can_subscribe: true, ..Default::default() };
+        let key = self.server.attend(Attend {
+            room: room.to_owned(),
+            name: identity.clone(),
+            identity,
+            metadata: String::new(),
+            attributes: HashMap::new(),
+            permission,
+            kind: 0,
+            client: address.ip(),
+            user_agent: "simulator".to_owned(),
+            single: true,
+            auto_subscribe: true,
+            resume: None,
+            tracks: client.tracks(),
+            offer: Some(offer),
+            outbox,
+        });
+        let mut line = Line::new(key.unwrap_or_else(|refusal| panic!("refused: {refusal}")), told);
+        line.read();
+        client.accept(line.answer().unwrap_or_else(|| panic!("no answer: {:?}", line.told)), None);
+        client.line = Some(line);
+        self.by_address.insert(address, self.clients.len());
+        self.clients.push(client);
+        self.clients.len() - 1
+    }
+
+    /// A member that publishes a camera of these encodings, and a screen of that size if it is not 0.
+    pub fn present(&mut self, room: &str, encodings: &[u8], screen: u8) -> usize {
+        self.publishers += 1;
+        let mut publisher = Publisher::simulcast(self.publishers, encodings);
+        publisher.screen = screen;
+        self.attend(room, Part::Publisher(publisher), Link::clean())
+    }
+
+    /// A member that watches so many sounds and pictures.
+    pub fn look(&mut self, room: &str, sounds: usize, pictures: usize, link: Link) -> usize {
+        self.attend(room, Part::Watcher(Watcher::new(sounds, pictures)), link)
+    }
+
+    /// What a member wants of a publisher's track (`camera` or `screen`).
+    pub fn want(&mut self, watcher: usize, publisher: usize, what: &str, settings: proto::UpdateTrackSettings) {
+        let track_sids = vec![self.sid(publisher, what)];
+        let key = self.clients[watcher].line.as_ref().expect("a member").key.clone();
+        let settings = proto::UpdateTrackSettings { track_sids, ..settings };
+        self.server.signal(&key, proto::signal_request::Message::TrackSetting(settings));
+    }
+
+    fn sid(&self, publisher: usize, what: &str) -> String {
+        let cid = format!("{what}-{}", self.publisher(publisher).id);
+        self.clients[publisher].line.as_ref().and_then(|line| line.sid(&cid)).expect("a track of that name")
+    }
+
+    /// Whether a member was told that a publisher's track is paused.
+    pub fn told_paused(&self, watcher: usize, publisher: usize, what: &str) -> Option<bool> {
+        self.clients[watcher].line.as_ref().and_then(|line| line.paused(&self.sid(publisher, what)))
     }
 
     /// What a viewer who wants to join is told if it is not taken. One that is taken is left alone.
@@ -253,6 +321,7 @@ impl World {
                 self.strays += 1;
             }
         }
+        self.clients.iter_mut().filter_map(|client| client.line.as_mut()).for_each(Line::read);
         for client in self.clients.iter_mut().filter(|client| client.alive && client.next <= now) {
             client.turn(now, &mut sent);
             for bytes in sent.drain(..) {
@@ -276,10 +345,17 @@ impl World {
     /// Everything that must hold in every scenario.
     pub fn assert_no_violations(&self) {
         for (index, client) in self.clients.iter().enumerate() {
-            if let Part::Viewer(viewer) = &client.part {
-                assert!(viewer.violations.is_empty(), "viewer {index}: {:?}", &viewer.violations[..viewer.violations.len().min(5)]);
-            }
+            let violations = match &client.part {
+                Part::Viewer(viewer) => &viewer.violations,
+                Part::Watcher(watcher) => &watcher.violations,
+                Part::Publisher(_) => continue,
+            };
+            assert!(violations.is_empty(), "viewer {index}: {:?}", &violations[..violations.len().min(5)]);
         }
+    }
+
+    pub fn watcher(&self, client: usize) -> &Watcher {
+        self.clients[client].watcher()
     }
 
     pub fn viewer(&self, client: usize) -> &Viewer {
@@ -308,6 +384,9 @@ impl World {
                     "{index}: publisher {}, connected at {connected} ms, {} pictures ({} key, {} asked for), {} sounds",
                     part.id, part.frames, part.key_frames, part.key_frame_requests, part.sounds
                 ),
+                Part::Watcher(part) => {
+                    format!("{index}: member, connected at {connected} ms, saw {:?}, heard {:?}, {:?}", part.seen, part.heard, part.sizes)
+                }
                 Part::Viewer(part) => format!(
                     "{index}: viewer, connected at {connected} ms, {} pictures ({} key), {} lost, {} undecodable, {} sounds, {} lost",
                     part.frames, part.key_frames, part.lost, part.undecodable, part.sounds, part.lost_sounds

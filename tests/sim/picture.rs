@@ -28,11 +28,21 @@ pub fn video(publisher: u32, counter: u64, key: bool, quarters: u8) -> Vec<u8> {
     let mut frame = vec![if key { 0x10 } else { 0x11 }, quarters, 0];
     if key {
         frame.extend_from_slice(&START_CODE);
-        frame.extend_from_slice(&640u16.to_le_bytes());
-        frame.extend_from_slice(&360u16.to_le_bytes());
+        let (width, height) = resolution(quarters);
+        frame.extend_from_slice(&width.to_le_bytes());
+        frame.extend_from_slice(&height.to_le_bytes());
     }
     write(&mut frame, publisher, counter, size, &mut random);
     frame
+}
+
+/// What a picture of a size says of its width and height in pixels.
+pub fn resolution(quarters: u8) -> (u16, u16) {
+    match quarters {
+        0..=2 => (320, 180),
+        3..=8 => (640, 360),
+        _ => (1280, 720),
+    }
 }
 
 /// Reads a frame back. None if a single bit of it is wrong.

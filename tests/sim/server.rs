@@ -16,7 +16,7 @@ use distributary::record::{self, Recorder};
 use distributary::rtp::config::Codec;
 use distributary::secure::dtls::Identity;
 use distributary::signal::api::{
-    Gauges, Handle, Join, Joined, LayerWish, Purpose, Recorded, Refusal, RoomView, SessionPath, SessionView,
+    Attend, Gauges, Handle, Join, Joined, LayerWish, MemberKey, Purpose, Recorded, Refusal, RoomView, SessionPath, SessionView,
 };
 use distributary::signal::director::{self, Director, Settings};
 use distributary::signal::handshakes::{self, Handshakes};
@@ -25,6 +25,7 @@ use distributary::units::{Micros, WorkerId};
 use distributary::worker::hold::Hold;
 use distributary::worker::mail::Wake;
 use distributary::worker::{Worker, mail, tap};
+use livekit_protocol as proto;
 
 use super::random::{Random, mix};
 
@@ -241,6 +242,17 @@ impl Server {
     pub fn layer(&mut self, path: SessionPath, wish: LayerWish) -> Result<(), Refusal> {
         let handle = self.handle.clone();
         self.ask(async move { handle.layer(path, wish).await })
+    }
+
+    /// A member enters, with a connection of its own.
+    pub fn attend(&mut self, attend: Attend) -> Result<MemberKey, Refusal> {
+        let handle = self.handle.clone();
+        self.ask(async move { handle.attend(attend).await }).map(|attended| attended.member)
+    }
+
+    /// A member's client says something.
+    pub fn signal(&mut self, member: &MemberKey, message: proto::signal_request::Message) {
+        assert!(self.handle.signal(member, proto::SignalRequest { message: Some(message) }));
     }
 
     pub fn describe(&mut self, path: SessionPath) -> Result<SessionView, Refusal> {
