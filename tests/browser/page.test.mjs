@@ -64,6 +64,21 @@ test('camera: the button publishes what the camera sees', { timeout: 60_000 }, a
   await moving(viewer, { contrast: 2, changed: 0.0005 });
 });
 
+test('the page asks for no larger picture than it shows', { timeout: 90_000 }, async () => {
+  await open(browser, server, '/?room=place&do=publish&source=test&codec=VP8&size=1280x720&fps=15&simulcast=1');
+  const viewer = await open(browser, server, '/?room=place&do=watch&muted=1');
+  await viewer.setViewport({ width: 300, height: 500 });
+  await viewer.waitForFunction(() => window.distributary.pc !== null, { timeout: 10_000 });
+  let seen;
+  await until('a picture as small as its place', 40_000, async () => {
+    const place = await viewer.$eval('#video', (video) => video.clientWidth * devicePixelRatio);
+    seen = { place, width: await viewer.$eval('#video', (video) => video.videoWidth) };
+    return place <= 320 && seen.width > 0 && seen.width <= 320;
+  }, () => JSON.stringify(seen));
+  await viewer.setViewport({ width: 900, height: 800 });
+  await until('a larger picture', 30_000, async () => (await viewer.$eval('#video', (video) => video.videoWidth)) >= 640);
+});
+
 test('a second publisher is told that the room is taken', { timeout: 60_000 }, async () => {
   await publish(browser, server, 'taken', { codec: 'VP8' });
   const second = await open(browser, server, '/?room=taken&do=publish&source=test');
