@@ -2,15 +2,16 @@
 //!
 //! Boxes are those of the crate `mp4-atom`; here stands what goes into them, and when. A fragment (`moof` and `mdat`) is written in one
 //! write when it is a second old or a key frame begins another. The last sample of each track waits for the next one, which says how long
-//! it lasts. At the end the duration is filled in (`mehd`, of fixed size), and `mfra` tells where key frames are.
+//! it lasts. A track that begins late is told to by an edit list (§8.6.6): of a decode time that begins late ffmpeg takes the length for longer.
+//! So what stands before the fragments is written with the first of them. At the end the duration is filled in (`mehd`, of fixed size), and `mfra` tells where key frames are.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use mp4_atom::{
-    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec as Entry, Decode, Dinf, Dops, Dref, DrefEntry, Encode, FourCC, FragmentInfo, Ftyp,
-    Hdlr, Mdhd, Mdia, Mehd, Mfhd, Mfra, Mfro, Minf, Moof, Moov, Mvex, Mvhd, Opus, Smhd, Stbl, Stsd, Tfdt, Tfhd, Tfra, Tkhd, Traf,
-    Trak, Trex, Trun, TrunEntry, Url, Visual, Vmhd, Vp09, VpcC,
+    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec as Entry, Decode, Dinf, Dops, Dref, DrefEntry, Edts, Elst, ElstEntry, Encode,
+    FourCC, FragmentInfo, Ftyp, Hdlr, Mdhd, Mdia, Mehd, Mfhd, Mfra, Mfro, Minf, Moof, Moov, Mvex, Mvhd, Opus, Smhd, Stbl, Stsd,
+    Tfdt, Tfhd, Tfra, Tkhd, Traf, Trak, Trex, Trun, TrunEntry, Url, Visual, Vmhd, Vp09, VpcC,
 };
 
 use super::complete::nothing_whole;
@@ -37,6 +38,8 @@ struct Track {
     entry: TrackEntry,
     scale: u32,
     samples: Vec<Sample>,
+    /// Time of the first one, in whole milliseconds of ticks.
+    begins: u64,
     data: Vec<u8>,
     /// Of the sample before, in ticks: the best guess for one that nothing follows.
     duration: u64,
@@ -45,7 +48,7 @@ struct Track {
 /// A file being written. Times are microseconds since its beginning.
 pub struct Mp4<W> {
     out: W,
-    /// Bytes written so far.
+    /// Bytes written so far: none before the first fragment.
     at: u64,
     moov_at: u64,
     moov: Moov,
@@ -59,23 +62,34 @@ pub struct Mp4<W> {
 }
 
 impl<W: Write + Seek> Mp4<W> {
-    /// Writes everything before the first fragment. `unix_millis`: the wall clock at time 0.
-    pub fn new(mut out: W, tracks: &[TrackEntry], unix_millis: i64) -> io::Result<Mp4<W>> {
+    /// `unix_millis`: the wall clock at time 0.
+    pub fn new(out: W, tracks: &[TrackEntry], unix_millis: i64) -> io::Result<Mp4<W>> {
         let track = |entry: &TrackEntry| {
             let scale = if entry.codec == Codec::Opus { 48_000 } else { 90_000 };
             let duration = if entry.codec == Codec::Opus { 960 } else { 3_000 };
-            Track { entry: entry.clone(), scale, samples: Vec::new(), data: Vec::new(), duration }
+            Track { entry: entry.clone(), scale, samples: Vec::new(), begins: 0, data: Vec::new(), duration }
         };
         let tracks: Vec<Track> = tracks.iter().map(track).collect();
+        let moov = movie(&tracks, unix_millis)?;
+        let entrances = entrances(&moov);
+        Ok(Mp4 { out, at: 0, moov_at: 0, moov, tracks, entrances, fragments: 0, since: None, end: 0 })
+    }
+
+    /// Writes what stands before the first fragment, in which each track begins.
+    fn head(&mut self) -> io::Result<()> {
         let brands = [b"iso6", b"iso5", b"mp41"].map(FourCC::new).to_vec();
         let mut head = Vec::new();
         put(&Ftyp { major_brand: FourCC::new(b"iso6"), minor_version: 1, compatible_brands: brands }, &mut head)?;
-        let moov_at = head.len() as u64;
-        let moov = movie(&tracks, unix_millis)?;
-        put(&moov, &mut head)?;
-        out.write_all(&head)?;
-        let entrances = entrances(&moov);
-        Ok(Mp4 { out, at: head.len() as u64, moov_at, moov, tracks, entrances, fragments: 0, since: None, end: 0 })
+        self.moov_at = head.len() as u64;
+        for (track, trak) in self.tracks.iter_mut().zip(&mut self.moov.trak) {
+            let millis = track.samples.first().map_or(0, |first| first.at * MOVIE_SCALE as u64 / track.scale as u64);
+            track.begins = millis * track.scale as u64 / MOVIE_SCALE as u64;
+            trak.edts = (millis > 0).then(|| late(millis));
+        }
+        put(&self.moov, &mut head)?;
+        self.out.write_all(&head)?;
+        self.at = head.len() as u64;
+        Ok(())
     }
 
     /// Adds a frame of track `number`, from 1. Frames of one track come in order. True if a fragment was written because of it.
@@ -115,6 +129,9 @@ impl<W: Write + Seek> Mp4<W> {
 
     /// Writes all samples but the last `kept` of each track.
     fn fragment(&mut self, kept: usize) -> io::Result<()> {
+        if self.at == 0 && self.tracks.iter().any(|track| !track.samples.is_empty()) {
+            self.head()?;
+        }
         let (mut runs, mut data) = (Vec::new(), Vec::new());
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let count = track.samples.len().saturating_sub(kept);
@@ -133,10 +150,10 @@ impl<W: Write + Seek> Mp4<W> {
             let samples = entries.collect::<Vec<_>>().into();
             let first = &track.samples[0];
             if first.key {
-                self.entrances[index].entries.push(entrance(first.at, self.at, runs.len()));
+                self.entrances[index].entries.push(entrance(first.at - track.begins, self.at, runs.len()));
             }
             let tfhd = Tfhd { track_id: index as u32 + 1, default_base_is_moof: true, ..Default::default() };
-            let tfdt = Some(Tfdt { base_media_decode_time: first.at });
+            let tfdt = Some(Tfdt { base_media_decode_time: first.at - track.begins });
             let trun = vec![Trun { data_offset: Some(data.len() as i32), samples }];
             runs.push(Traf { tfhd, tfdt, trun, ..Default::default() });
             let rest = track.data.split_off(track.samples.iter().take(count).map(|sample| sample.bytes).sum());
@@ -168,6 +185,9 @@ impl<W: Write + Seek> Mp4<W> {
     /// Writes the rest and fills in what was left open.
     pub fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
+        if self.at == 0 {
+            self.head()?;
+        }
         let mut mfra = Mfra { tfra: std::mem::take(&mut self.entrances), mfro: Mfro::default() };
         let mut last = Vec::new();
         put(&mfra, &mut last)?;
@@ -208,10 +228,14 @@ impl Mp4<File> {
     /// A file that was cut off, up to its last whole fragment; the rest is gone when it is finished.
     pub fn reopen(mut out: File) -> io::Result<Mp4<File>> {
         let length = out.metadata()?.len();
+        if length == 0 {
+            return Err(nothing_whole(0));
+        }
         let moov_at = box_end(&mut out, 0, length, b"ftyp")?;
         let moov_end = box_end(&mut out, moov_at, length, b"moov")?;
         let moov = Moov::decode(&mut read(&mut out, moov_at, moov_end)?.as_slice()).map_err(io::Error::other)?;
         let scales: Vec<u64> = moov.trak.iter().map(|trak| trak.mdia.mdhd.timescale.max(1) as u64).collect();
+        let begins: Vec<i64> = moov.trak.iter().map(|trak| begin(trak) as i64 * 1_000_000 / MOVIE_SCALE as i64).collect();
         let mut file = Mp4 {
             out,
             at: moov_end,
@@ -236,7 +260,7 @@ impl Mp4<File> {
                     file.entrances[track].entries.push(entrance(at, file.at, index));
                 }
                 at += samples().map(|sample| sample.duration.unwrap_or_default() as u64).sum::<u64>();
-                file.end = file.end.max((at * 1_000_000 / scale) as i64);
+                file.end = file.end.max(begins[track] + (at * 1_000_000 / scale) as i64);
             }
             file.at = end;
         }
@@ -278,6 +302,20 @@ fn entrances(moov: &Moov) -> Vec<Tfra> {
 /// The first sample of the run at that place in a fragment.
 fn entrance(time: u64, moof_offset: u64, run: usize) -> FragmentInfo {
     FragmentInfo { time, moof_offset, traf_number: run as u32 + 1, trun_number: 1, sample_delta: 1 }
+}
+
+/// A track that begins so many milliseconds after the others.
+fn late(millis: u64) -> Edts {
+    let nothing = ElstEntry { segment_duration: millis, media_time: None, media_rate: 1.into() };
+    // Of length 0: all there is (§8.8.1).
+    let all = ElstEntry { segment_duration: 0, media_time: Some(0), media_rate: 1.into() };
+    Edts { elst: Some(Elst { entries: vec![nothing, all] }) }
+}
+
+/// And when a track begins, in milliseconds.
+fn begin(trak: &Trak) -> u64 {
+    let entries = trak.edts.iter().flat_map(|edts| &edts.elst).flat_map(|elst| &elst.entries);
+    entries.take_while(|entry| entry.media_time.is_none()).map(|entry| entry.segment_duration).sum()
 }
 
 /// What stands before the fragments. It has the same length whatever the duration.
@@ -356,4 +394,45 @@ fn track_box(track_id: u32, track: &Track, created: u64) -> io::Result<Trak> {
         ..Default::default()
     };
     Ok(Trak { tkhd, mdia: Mdia { mdhd, hdlr: Hdlr { handler, name: title.clone() }, minf }, ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What ffprobe says of a file: its length, and when the first packet of each stream is.
+    fn probe(path: &std::path::Path) -> (f64, Vec<f64>) {
+        let args = ["-v", "error", "-of", "csv=p=0", "-show_entries", "format=duration:stream=start_time"];
+        let out = std::process::Command::new("ffprobe").args(args).arg(path).output().expect("ffprobe");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut numbers: Vec<f64> = String::from_utf8_lossy(&out.stdout).lines().filter_map(|line| line.parse().ok()).collect();
+        (numbers.pop().expect("a length"), numbers)
+    }
+
+    #[test]
+    fn a_track_that_begins_late_makes_the_file_no_longer() {
+        let entry = |codec| TrackEntry { codec, private: Vec::new(), size: (64, 48), title: String::new() };
+        let path = std::env::temp_dir().join(format!("distributary-late-{}.mp4", std::process::id()));
+        let open = || File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("a file");
+        let mut file = Mp4::new(open(), &[entry(Codec::Vp9), entry(Codec::Opus)], 0).expect("a beginning");
+        for millis in (0..4_000).step_by(20) {
+            file.frame(2, millis * 1_000, true, &[0xfc; 40]).expect("sound");
+            if millis >= 700 && millis % 40 == 20 {
+                file.frame(1, millis * 1_000, millis == 700, &[0x82; 400]).expect("a picture");
+            }
+        }
+        drop(file);
+        let check = |least: f64| {
+            let (length, begins) = probe(&path);
+            assert!((least..4.05).contains(&length), "{length} s");
+            assert!((begins[0] - 0.7).abs() < 0.002 && begins[1].abs() < 0.002, "{begins:?}");
+        };
+        // As a crash leaves it, and made whole afterwards.
+        check(2.5);
+        let mut again = Mp4::reopen(File::options().read(true).write(true).open(&path).expect("the file")).expect("fragments");
+        again.finish().expect("an end");
+        check(2.5);
+        assert!((probe(&path).0 - again.duration() as f64 / 1e6).abs() < 0.05, "{} us", again.duration());
+        std::fs::remove_file(&path).expect("it is there");
+    }
 }
