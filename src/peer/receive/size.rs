@@ -5,7 +5,10 @@ use crate::rtp::config::Codec;
 use crate::rtp::layers::Sizes;
 use crate::wire::{av1, h264, vp8, vp9};
 
-/// Notes how large the pictures are that begin with this payload, if it tells.
+/// Notes how large the pictures are that begin with this payload, if it tells. Cold: of key frames only, and kept out of what every packet
+/// passes.
+#[cold]
+#[inline(never)]
 pub(super) fn note(codec: Codec, payload: &[u8], sizes: &mut Sizes) {
     match codec {
         Codec::Opus => {}
@@ -24,6 +27,8 @@ pub(super) fn note(codec: Codec, payload: &[u8], sizes: &mut Sizes) {
     }
 }
 
+#[cold]
+#[inline(never)]
 pub(super) fn note_one(sizes: &mut Sizes, spatial: u8, (width, height): (u32, u32)) {
     if let Some(place) = sizes.get_mut(spatial as usize) {
         *place = (width.min(u16::MAX.into()) as u16, height.min(u16::MAX.into()) as u16);
