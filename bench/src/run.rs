@@ -10,7 +10,7 @@ use crate::cli::{Audio, Options};
 use crate::http::{Client, Url};
 use crate::join::{self, Plan, wait_for};
 use crate::process::{self, CpuTime, CpuUse, Launch, Machine, Server};
-use crate::publisher::{Publisher, State};
+use crate::publisher::{Publisher, Publishers, State};
 use crate::receiver::{Finished, Mode, ReceiverThread};
 use crate::report::{self, GeneratorReport, Latency, MachineReport, PublisherReport, Report, SinkReport, Spread, StormReport};
 use crate::sdp::Answer;
@@ -52,10 +52,10 @@ pub fn run(options: &Options) -> Result<String, String> {
     let idle_rss_kib = target.pid.and_then(process::resident_kib);
 
     let identity = Identity::generate().map_err(|error| error.to_string())?;
-    let publishers: Result<Vec<_>, _> = target.whip.iter().map(|whip| Publisher::start(options, whip, &identity)).collect();
-    let publishers = publishers?;
+    let crew = Publishers::start(options, &target.whip, &identity)?;
+    let publishers = &crew.all;
     let connected = || publishers.iter().all(|publisher| publisher.state.connected.load(Relaxed));
-    wait_for(PUBLISHER_TIME_MAX, connected, || publisher_failure(&publishers))?;
+    wait_for(PUBLISHER_TIME_MAX, connected, || publisher_failure(publishers))?;
     eprintln!("loadgen: publishing {} kb/s{}", options.bitrate / 1000, if options.rooms > 1 { " in each room" } else { "" });
     let published_rss_kib = target.pid.and_then(process::resident_kib);
 
@@ -81,15 +81,15 @@ pub fn run(options: &Options) -> Result<String, String> {
     std::thread::sleep(Duration::from_secs(options.settle.into()));
 
     eprintln!("loadgen: measuring for {} s", options.seconds);
-    let (mut measured, more) = measure(options, &mut target, &identity, &publishers, &threads)?;
+    let (mut measured, more) = measure(options, &mut target, &identity, publishers, &threads)?;
     measured.idle_rss_kib = idle_rss_kib;
     measured.published_rss_kib = published_rss_kib;
     sessions.extend(more);
-    let report = make_report(options, &target, &publishers, measured);
+    let report = make_report(options, &target, publishers, measured);
     if target.sink.is_none() {
-        leave(options, &publishers, sessions);
+        leave(options, publishers, sessions);
     }
-    publishers.into_iter().for_each(Publisher::stop);
+    crew.stop();
     serde_json::to_string(&report).map_err(|error| error.to_string())
 }
 
