@@ -253,6 +253,8 @@ fn launch(plan: &Plan, reader: Option<(Vec<RoomPattern>, Wake)>) -> Result<(Runn
             let now = || Micros(base.elapsed().as_micros() as u64);
             while !told.slow.load(Ordering::Relaxed) {
                 let next = recorder.turn(now());
+                // Not parked it is not woken, which would cost the workers a system call for each of their turns.
+                std::thread::sleep(Duration::from_micros(next.since(now())).min(record::REST));
                 std::thread::park_timeout(Duration::from_micros(next.since(now())));
             }
             recorder.end(now());

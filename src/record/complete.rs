@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::files;
 use super::matroska::Matroska;
 use super::mp4::Mp4;
 use super::ogg;
@@ -91,8 +92,7 @@ pub fn make_whole(path: &Path) -> io::Result<(PathBuf, i64)> {
         }
     };
     out.sync_all()?;
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().replace(UNFINISHED, "")).unwrap_or_default();
-    let ended = path.with_file_name(format!("{stem}.{extension}"));
+    let ended = files::whole(path);
     std::fs::rename(path, &ended)?;
     Ok((ended, micros / 1_000))
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::complete::make_whole;
-use super::sidecar::{Sidecar, UNFINISHED};
+use super::files;
+use super::sidecar::Sidecar;
 
 pub struct Ending {
     pub path: PathBuf,
@@ -18,16 +19,17 @@ pub struct Ending {
 impl Ending {
     /// `written`: whether all of it was; `fields` go into the last event. False if it is no whole recording.
     pub fn end(self, written: io::Result<()>, mut fields: Value) -> bool {
-        let name = self.path.to_string_lossy().replace(&format!("{UNFINISHED}."), ".");
-        match written.and_then(|()| std::fs::rename(&self.path, &name)) {
+        let whole = files::whole(&self.path);
+        let name = whole.to_string_lossy();
+        match written.and_then(|()| std::fs::rename(&self.path, &whole)) {
             Ok(()) => {
-                tracing::info!(file = name, bytes = %fields["bytes"], "recording ended");
+                tracing::info!(file = %name, bytes = %fields["bytes"], "recording ended");
                 fields["file"] = json!(name);
-                self.tell(Path::new(&name), "end", fields);
+                self.tell(&whole, "end", fields);
                 true
             }
             Err(error) => {
-                tracing::error!(file = name, %error, "recording failed: it could not be ended");
+                tracing::error!(file = %name, %error, "recording failed: it could not be ended");
                 self.fail(&error)
             }
         }
@@ -39,8 +41,7 @@ impl Ending {
         if let Err(error) = make_whole(&self.path) {
             tracing::warn!(file = %self.path.display(), %error, "what was recorded is left as it is");
         }
-        let whole = self.path.to_string_lossy().replace(&format!("{UNFINISHED}."), ".");
-        self.tell(Path::new(&whole), "failed", json!({ "reason": error.to_string() }));
+        self.tell(&files::whole(&self.path), "failed", json!({ "reason": error.to_string() }));
         false
     }
 

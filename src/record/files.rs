@@ -1,5 +1,6 @@
 //! The files that a recording became, read from the folder: their events tell.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,15 @@ pub fn stem(media: &Path) -> PathBuf {
     whole.with_file_name(name.strip_suffix(UNFINISHED).unwrap_or(&name))
 }
 
+/// Where a media file is once it is whole.
+pub fn whole(media: &Path) -> PathBuf {
+    let mut path = stem(media).into_os_string();
+    for part in media.extension().map(|extension| [OsStr::new("."), extension]).into_iter().flatten() {
+        path.push(part);
+    }
+    path.into()
+}
+
 pub fn first_event(sidecar: &Path) -> Option<Value> {
     let mut line = String::new();
     BufReader::new(File::open(sidecar).ok()?.take(FIRST_BYTES)).read_line(&mut line).ok()?;
@@ -79,4 +89,20 @@ pub fn last_event(sidecar: &Path) -> Option<Value> {
     let mut bytes = Vec::new();
     file.take(LAST_BYTES).read_to_end(&mut bytes).ok()?;
     String::from_utf8_lossy(&bytes).lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_of_the_file_says_that_it_is_not_whole() {
+        for (path, name) in [
+            ("r/a.part.b/x-1.part.webm", "r/a.part.b/x-1.webm"),
+            ("r/b.part/x-2.ogg", "r/b.part/x-2.ogg"),
+            ("r/c/x.part.y.part.mp4", "r/c/x.part.y.mp4"),
+        ] {
+            assert_eq!(whole(Path::new(path)), Path::new(name));
+        }
+    }
 }

@@ -46,7 +46,7 @@ mod track;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::RecordPlan;
 use crate::metrics::{DropReason, WorkerMetrics};
@@ -67,6 +67,8 @@ pub fn time_of_now() -> String {
 
 /// Time between two looks at timers.
 pub const TICK: Micros = Micros::from_millis(50);
+/// What comes for so long is worked off together: hundreds of packets of each worker, where its ring holds thousands.
+pub const REST: Duration = Duration::from_millis(5);
 /// Items taken from one worker before the next has its turn.
 const TURN_ITEMS: usize = 1024;
 /// How long packets of a publisher that has gone may still be on their way.

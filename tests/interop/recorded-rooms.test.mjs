@@ -230,6 +230,58 @@ test('who publishes more and less goes on in the same recording, without a hole'
   assert.deepEqual(lines.flat().filter(({ event }) => event === 'unpublished').map(({ source }) => source)[0], 'screen_share');
 });
 
+for (const way of ['room', 'participant']) {
+  test(`a pause is cut out of all that several publish, and they stay together: files by ${way}`, { timeout: 120_000 }, async () => {
+    const folder = await recording(`paused-${way}`, '--record-files', way);
+    const patch = async (paused) => {
+      const answer = await fetch(`${server.url}/api/v1/recordings/together`, { method: 'PATCH', body: JSON.stringify({ paused }), headers: { 'Content-Type': 'application/json' } });
+      assert.equal(answer.status, 200, await answer.text());
+    };
+    const members = [];
+    for (const identity of ['ada', 'bob']) {
+      members.push(await member('together', identity));
+      await clap(members.at(-1));
+    }
+    const open = () => media(folder).filter((name) => name.includes('.part.'));
+    await until('all four are recorded', 20_000, () => open().flatMap((name) => events(name)[0].tracks).length === 4, () => media(folder).join(' '));
+    await pause(4_000);
+    await patch(true);
+    await pause(3_000);
+    await patch(false);
+    await pause(5_000);
+    for (const page of members) await page.evaluate(() => window.lk.room.disconnect());
+    await until('the last file has its end', 10_000, () => media(folder).length > 0 && open().length === 0);
+    const files = media(folder).filter((file) => events(file).some(({ event }) => event === 'resumed'));
+    assert.equal(files.length, way === 'room' ? 1 : 2, media(folder).join(' '));
+    const claps = [];
+    for (const file of files) {
+      const lines = events(file);
+      const at = (event) => lines.find((line) => line.event === event);
+      const [paused, resumed, end] = ['paused', 'resumed', 'end'].map(at);
+      const cut = Date.parse(resumed.time) - Date.parse(paused.time);
+      assert.ok(cut > 2_500 && cut < 4_000, `${cut} ms`);
+      const streams = probe(file);
+      assert.equal(streams.length, way === 'room' ? 4 : 2);
+      for (const { title, times } of streams) {
+        assert.deepEqual(holes(times.map((ms) => ms / 1_000)), [], `${title}: nothing is missing but the pause`);
+        assert.ok(times.some((ms) => ms < paused.at_ms - 2_000) && times.some((ms) => ms > paused.at_ms + 3_000), `${title}: before and after it`);
+        const over = Date.parse(end.time) - lines[0].unix_ms - cut - times.at(-1);
+        assert.ok(Math.abs(over) < 1_500, `${title}: it is as much shorter as the pause was long, ${over} ms`);
+      }
+      streams.filter(({ type }) => type === 'video').forEach(({ title }, video) => {
+        // By what the wall clock said, once the pause is put back in.
+        claps.push([title, flashes(file, video).map((ms) => lines[0].unix_ms + ms + (ms > paused.at_ms ? cut : 0))]);
+      });
+    }
+    assert.deepEqual(claps.map(([title]) => title).sort(), ['ada camera', 'bob camera']);
+    const [[, one], [, other]] = claps;
+    const apart = one.filter((at) => at > other[0] - 500 && at < other.at(-1) + 500).map((at) => other.reduce((best, of) => (Math.abs(of - at) < Math.abs(best) ? of - at : best), Infinity));
+    console.log(`apart, ms: ${apart.map((ms) => ms.toFixed(0)).join(' ')}`);
+    // One may be cut in two by the pause.
+    assert.ok(apart.length >= 7 && apart.filter((ms) => Math.abs(ms) > APART_MAX).length <= 1, `${apart}`);
+  });
+}
+
 test('what is no way to make files is refused with the ways there are', { timeout: 60_000 }, async () => {
   await recording('refused');
   const record = async (body) => {
