@@ -235,7 +235,7 @@ for (const way of ['room', 'participant']) {
     const folder = await recording(`paused-${way}`, '--record-files', way);
     const patch = async (paused) => {
       const answer = await fetch(`${server.url}/api/v1/recordings/together`, { method: 'PATCH', body: JSON.stringify({ paused }), headers: { 'Content-Type': 'application/json' } });
-      assert.equal(answer.status, 200, await answer.text());
+      assert.equal(answer.status, 204, await answer.text());
     };
     const members = [];
     for (const identity of ['ada', 'bob']) {
