@@ -139,6 +139,9 @@ impl Peer {
     fn reported(&mut self, block: &rtcp::ReportBlock, now: Micros) {
         if let Some(sender) = self.senders.iter_mut().find(|sender| sender.media_ssrc() == block.ssrc) {
             sender.reported(block, now);
+            if self.path.as_deref().is_some_and(|path| path.ran_over(now)) {
+                return;
+            }
             self.senders.iter_mut().for_each(|sender| sender.path_lost(block.fraction_lost));
         }
     }

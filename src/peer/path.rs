@@ -52,6 +52,8 @@ const FIRST_FEEDBACK: u64 = 1_000_000;
 /// which is taken for a sign that the path carries less; they are right before anything is known of it, so that a picture is seen soon.
 const PACE_QUARTERS: u64 = 5;
 const FIRST_PACE_QUARTERS: u64 = 10;
+/// And while its queue is long, so that it gets shorter, and what takes over is seen soon all the same.
+const FLOODED_PACE_QUARTERS: u64 = 3;
 /// Parts of a second of the target by which more than the target may have left, before no more than the target leaves: 200 ms.
 const SURPLUS_PARTS: i64 = 5;
 /// Parts of a second of the pace that may leave at once: 10 ms, and three full packets at least.
@@ -81,6 +83,8 @@ const FEC_SECONDS: u8 = 10;
 const FLOODED_MS: f64 = 50.0;
 /// And for so long it is taken for one when it was found to grow.
 const FLOODED: Micros = Micros::from_millis(200);
+/// Chromium reports on sound every 5 s.
+const REPORTED: Micros = Micros::from_secs(6);
 const ROUND_TRIP_FIRST: Micros = Micros::from_millis(100);
 const ROUND_TRIP_MAX: u64 = 10_000_000;
 /// Application-limited (libwebrtc's `alr_detector.cc`): of 65 % of the target over half a second, four fifths were not used; not any
@@ -242,7 +246,7 @@ pub struct Path {
     /// Packets of video for each of FEC (0: none), and seconds for which that goes on.
     protection: (u8, u8),
     /// When the target fell because it grew.
-    fell: Micros,
+    fell: Option<Micros>,
     /// The target for which layers were chosen last, and when.
     aimed: (u64, Micros),
     pub steadiness: Steadiness,
@@ -307,7 +311,7 @@ impl Path {
             takes_repairs: sent().flat_map(|media| &media.codecs).any(|codec| codec.feedback.nack),
             flooded: false,
             protection: (0, 0),
-            fell: Micros::ZERO,
+            fell: None,
             aimed: (0, Micros::ZERO),
             steadiness: Steadiness::default(),
         }))
@@ -421,7 +425,7 @@ impl Path {
         self.surplus = (self.surplus - target).max(0);
         let spent = self.surplus > self.target as i64 / SURPLUS_PARTS || self.drains(now);
         let rate = match (spent, self.flooded) {
-            (_, true) => self.target / 2,
+            (_, true) => self.target * FLOODED_PACE_QUARTERS / 4,
             (true, _) => self.target,
             _ if self.heard => self.target * PACE_QUARTERS / 4,
             _ => self.target * FIRST_PACE_QUARTERS / 4,
@@ -451,6 +455,12 @@ impl Path {
     /// Whether the path's queue has to drain.
     pub fn drains(&self, now: Micros) -> bool {
         now < self.drained
+    }
+
+    /// Its queue has run over of late, as far as a report may reach back: what that tells of losses is of no chance, and to repeat more would
+    /// make it longer.
+    pub fn ran_over(&self, now: Micros) -> bool {
+        self.fell.is_some_and(|at| now.since(at) < REPORTED.0)
     }
 
     pub fn is_flooded(&self) -> bool {
@@ -554,14 +564,14 @@ impl Path {
         if (self.target - self.target.min(target)) * AIM_PARTS > self.target {
             self.drained = now + DRAIN;
             if transport.estimator.usage() == Usage::Over {
-                self.fell = now;
+                self.fell = Some(now);
                 self.budget = self.budget.min(0);
             }
         }
         self.target = target;
         transport.estimator.set_draining(now < self.drained);
         // What is told of a queue is as old as it is long.
-        let long = transport.estimator.queue_ms() > FLOODED_MS || now.since(self.fell) < FLOODED.0;
+        let long = transport.estimator.queue_ms() > FLOODED_MS || self.fell.is_some_and(|at| now.since(at) < FLOODED.0);
         self.flooded = now < self.drained && long;
         self.take_probe(now);
     }
