@@ -375,6 +375,21 @@ fn lies_do_not_move_the_estimate() {
 }
 
 #[test]
+fn for_a_while_after_its_queue_grew_losses_are_not_by_chance() {
+    let (mut path, mut now, mut arrived) = (path(), Micros::from_secs(1), 30_000);
+    assert!(!path.ran_over(now));
+    // 960 kb/s, of which two thirds get through.
+    for _ in 0..100 {
+        let first = leave(&mut path, 2, now);
+        arrived += 30_000;
+        report(&mut path, first, &[Some(arrived - 15_000), Some(arrived)], now).unwrap();
+        now = now + Micros::from_millis(20);
+    }
+    assert!(path.ran_over(now), "{:?}", path.target());
+    assert!(path.ran_over(now + Micros::from_secs(4)) && !path.ran_over(now + Micros::from_secs(6)));
+}
+
+#[test]
 fn the_past_has_the_room_that_what_is_live_leaves() {
     let (mut path, mut silent, now) = (path(), path(), Micros::from_secs(5));
     let room = |path: &Path, kbps| path.room_for_past(Bitrate::kbps(kbps), now);
