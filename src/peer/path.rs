@@ -324,9 +324,14 @@ impl Path {
 
     /// What media may take of it: the target, less what repairs take. None if nothing bounds it.
     pub fn budget(&self, now: Micros) -> Option<Bitrate> {
+        self.is_paced(now).then_some(Bitrate((self.target as f64 * 8.0 * self.of_media()) as u64))
+    }
+
+    /// The part of the target that is left to media.
+    fn of_media(&self) -> f64 {
         let repairs = self.loss().min(REPEATS_PERCENT as f64 / 100.0);
         let fec = if self.protection.0 > 0 { 1.0 / self.protection.0 as f64 } else { 0.0 };
-        self.is_paced(now).then_some(Bitrate((self.target as f64 * 8.0 * (1.0 - repairs) / (1.0 + fec)) as u64))
+        (1.0 - repairs) / (1.0 + fec)
     }
 
     /// Whether it is time to choose layers anew: the target is another one than at the last time, or that was a while ago.
@@ -360,11 +365,16 @@ impl Path {
         }
     }
 
-    /// The most that could be used of this path, for example the next layer's rate: it is probed for, and nothing above.
-    pub fn want(&mut self, rate: Bitrate, now: Micros) {
-        let may = self.heard && !self.drains(now);
-        let Some(transport) = self.transport.as_deref_mut().filter(|_| may) else { return };
-        transport.estimator.want(rate, now);
+    /// The most that could be used of this path, for example the next layer's rate: it is probed for, and nothing above. And the least that
+    /// media take.
+    pub fn want(&mut self, most: Bitrate, least: Bitrate, now: Micros) {
+        let (may, of_media) = (self.heard && !self.drains(now), self.of_media());
+        let Some(transport) = self.transport.as_deref_mut() else { return };
+        transport.estimator.set_least(Bitrate((least.0 as f64 / of_media) as u64));
+        if !may {
+            return;
+        }
+        transport.estimator.want(most, now);
         self.take_probe(now);
     }
 

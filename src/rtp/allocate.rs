@@ -144,6 +144,15 @@ pub fn next(demands: &[Demand], allocation: &Allocation) -> Bitrate {
     Bitrate(total + dearer.min().unwrap_or(0))
 }
 
+/// What the sounds and the cheapest layers of all pictures take, which cannot be made smaller.
+pub fn least(demands: &[Demand]) -> Bitrate {
+    let rates = demands.iter().map(|demand| match demand.kind {
+        MediaKind::Audio => demand.rate(steps(demand).last().copied()),
+        MediaKind::Video => demand.rate(steps(demand).first().copied()) * UP_PERCENT / 100,
+    });
+    Bitrate(rates.sum())
+}
+
 /// Keeps one receiver's pictures from flapping where its path sways.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Steadiness {
@@ -268,6 +277,13 @@ mod tests {
         assert_eq!(next_of(300, &[audio(), video()]), 40 + 378);
         assert_eq!(next_of(700, &[video()]), 1_296);
         assert_eq!(next_of(9_000, &[audio(), video()]), 40 + 1_700);
+    }
+
+    #[test]
+    fn the_least_is_sound_and_the_cheapest_of_each_picture() {
+        let of = |demands: &[Demand]| least(demands).0 / 1_000;
+        assert_eq!(of(&[audio(), video(), Demand { wish: NOTHING, ..video() }]), 40 + 108);
+        assert_eq!(of(&[Demand { copies: 2, ..audio() }, video(), video()]), 80 + 216);
     }
 
     #[test]

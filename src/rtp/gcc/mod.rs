@@ -55,6 +55,8 @@ const STANDING: Micros = Micros::from_millis(50);
 /// Packets over which it is told how many are lost by chance, and the most that are taken for that.
 const CHANCE_PACKETS: f64 = 1_000.0;
 const CHANCE_MAX: f64 = 0.1;
+/// Less than this can be repaired: losses alone do not leave a viewer without a picture.
+const BEARABLE_LOSS: f64 = 0.3;
 /// A shorter queue has drained.
 const OVER_QUEUE_MS: f64 = 10.0;
 /// Below this nothing waits.
@@ -83,6 +85,8 @@ pub struct Estimator {
     prober: Prober,
     competition: Competition,
     target: Bitrate,
+    /// What cannot be made smaller.
+    least: Bitrate,
     idle: bool,
     /// When a probe raised the rate last.
     raised: Micros,
@@ -111,6 +115,7 @@ impl Estimator {
             prober: Prober::new(start, max, now),
             competition: Competition::default(),
             target: start,
+            least: Bitrate::default(),
             idle: false,
             raised: Micros::ZERO,
             disturbed_until: Micros::ZERO,
@@ -164,6 +169,11 @@ impl Estimator {
         if self.trendline.usage() == Usage::Normal {
             self.prober.want(rate, self.target, now);
         }
+    }
+
+    /// What cannot be made smaller: only a queue, or losses beyond bearing, leave less.
+    pub fn set_least(&mut self, rate: Bitrate) {
+        self.least = rate;
     }
 
     /// Whether the sender has less to send than it may (application-limited).
@@ -261,7 +271,9 @@ impl Estimator {
             }
         }
         let delay_based = self.rate.target();
-        self.target = self.loss.estimate(delay_based, self.acknowledged.bitrate(), now).min(delay_based).max(self.min);
+        let loss_based = self.loss.estimate(delay_based, self.acknowledged.bitrate(), now).min(delay_based);
+        let least = if self.loss.loss() < BEARABLE_LOSS { self.least.min(delay_based) } else { self.min };
+        self.target = loss_based.max(least).max(self.min);
     }
 }
 
