@@ -6,7 +6,9 @@
 //! has given the state back.
 
 mod attend;
+mod backup;
 mod data;
+mod data_tracks;
 mod feeds;
 mod floor;
 mod joins;
@@ -307,6 +309,7 @@ impl Director {
     pub fn drain(&mut self) {
         self.draining = true;
         self.gauges.ready.store(false, Ordering::Relaxed);
+        self.dismiss_all();
         self.handshakes.iter().for_each(|thread| self.order_of(thread, Order::CloseAll));
     }
 

@@ -101,6 +101,7 @@ const SOURCES: [(&str, proto::TrackSource); 4] = [
 ];
 
 /// What a token says of a member that may this: the other way round.
+#[allow(deprecated)]
 pub fn grants(room: &str, permission: &proto::ParticipantPermission) -> VideoGrants {
     let name = |number: &i32| SOURCES.iter().find(|(_, source)| *source as i32 == *number).map(|(name, _)| (*name).to_owned());
     VideoGrants {
@@ -112,11 +113,13 @@ pub fn grants(room: &str, permission: &proto::ParticipantPermission) -> VideoGra
         can_publish_sources: permission.can_publish_sources.iter().filter_map(name).collect(),
         can_update_own_metadata: Some(permission.can_update_metadata),
         hidden: permission.hidden,
+        recorder: permission.recorder,
         ..VideoGrants::default()
     }
 }
 
 /// What a token allows a member.
+#[allow(deprecated)] // where clients look for who records
 pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
     let video = &claims.video;
     let source = |name: &String| SOURCES.iter().find(|(known, _)| known == name).map(|(_, source)| *source as i32);
@@ -126,6 +129,7 @@ pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
         can_publish_data: video.can_publish_data.unwrap_or(video.can_publish.unwrap_or(true)),
         can_publish_sources: video.can_publish_sources.iter().filter_map(source).collect(),
         hidden: video.hidden,
+        recorder: video.recorder,
         can_update_metadata: video.can_update_own_metadata.unwrap_or(false),
         ..Default::default()
     }
@@ -165,6 +169,7 @@ mod tests {
             can_subscribe: Some(false),
             can_publish_sources: vec!["camera".into(), "screen_share_audio".into()],
             hidden: true,
+            recorder: true,
             ..VideoGrants::default()
         };
         let claims = Claims { video, kind: Some("agent".into()), ..Claims::default() };

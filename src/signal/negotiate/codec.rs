@@ -16,12 +16,20 @@ pub struct AgreedCodec {
     pub channels: u8,
 }
 
-/// The codecs of one m-line: the first handled one for a publisher, so that what arrives is known; all handled ones for a viewer,
-/// so that any publisher suits it. In the offerer's order (RFC 3264 §6.1 lets the answerer choose; the client knows what its
-/// hardware does best).
-pub fn agree(media: &Media, purpose: Purpose, policy: &CodecPolicy, transport_sequence: bool) -> ArrayVec<AgreedCodec, 16> {
+/// The codecs of one m-line: one for a publisher, so that what arrives is known: the one it said it would send, else the first handled
+/// one; all handled ones for a viewer, so that any publisher suits it. In the offerer's order (RFC 3264 §6.1 lets the answerer choose;
+/// the client knows what its hardware does best).
+pub fn agree(
+    media: &Media,
+    purpose: Purpose,
+    policy: &CodecPolicy,
+    transport_sequence: bool,
+    preferred: Option<Codec>,
+) -> ArrayVec<AgreedCodec, 16> {
     let mut agreed: Vec<AgreedCodec> = Vec::new();
-    for encoding in &media.encodings {
+    let is = |encoding: &&Encoding, codec| handled(encoding, media.kind, policy).is_some_and(|handled| handled.0 == codec);
+    let preferred = preferred.filter(|codec| purpose == Purpose::Publish && media.encodings.iter().any(|own| is(&own, *codec)));
+    for encoding in media.encodings.iter().filter(|own| preferred.is_none_or(|codec| is(own, codec))) {
         if purpose == Purpose::Publish && !agreed.is_empty() {
             break;
         }
