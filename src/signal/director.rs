@@ -309,7 +309,6 @@ impl Director {
     pub fn drain(&mut self) {
         self.draining = true;
         self.gauges.ready.store(false, Ordering::Relaxed);
-        self.dismiss_all();
         self.handshakes.iter().for_each(|thread| self.order_of(thread, Order::CloseAll));
     }
 
@@ -372,6 +371,7 @@ impl Director {
                 self.signal(&member, *message);
                 self.flush();
             }
+            Request::Farewell => self.dismiss_all(),
             Request::Hung { member } => self.hung(&member),
         }
     }

@@ -336,7 +336,13 @@ fn accept(
         let preferred = description(media, described).and_then(|own| own.codec);
         let codecs = codec::agree(media, purpose, policy, transport_sequence, preferred);
         match accept_media(index, media, kind, mid, purpose, codecs, &mut extensions)? {
-            Some(media) => accepted.push(media),
+            Some(mut own) => {
+                if ways == Ways::Each && purpose == Purpose::Publish && kind == MediaKind::Video {
+                    let first = own.config.codecs.first().map_or(PayloadType(0), |codec| codec.payload_type);
+                    own.codecs.extend(codec::others(media, policy, transport_sequence, first));
+                }
+                accepted.push(own);
+            }
             None => {
                 let error = no_common_codec(media, kind, policy);
                 // RFC 9725 §4.4.3: a publisher is accepted whole or not at all. Others get what there is.

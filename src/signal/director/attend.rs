@@ -205,6 +205,8 @@ impl Director {
         let leave = Message::Leave(proto::LeaveRequest { can_reconnect: true, reason, action, ..Default::default() });
         let names: Vec<String> = self.rooms.keys().cloned().collect();
         names.iter().for_each(|room| self.tell_room(room, &leave));
+        let members = self.rooms.values_mut().flat_map(|room| room.members.values_mut());
+        members.for_each(|member| member.outbox = None);
     }
 
     fn server_info(&self) -> proto::ServerInfo {

@@ -81,10 +81,11 @@ impl Director {
     /// A client is about to send the second codec of a track.
     pub(super) fn add_backup(&mut self, key: &MemberKey, request: proto::AddTrackRequest) {
         let Some(member) = self.speaker_for(key) else { return };
-        let asked = request.simulcast_codecs.first().and_then(|asked| codec_named(&asked.codec, kind_of(&request)));
+        // The request need not say of which kind it is: the track does.
+        let named = request.simulcast_codecs.first().map_or("", |asked| &asked.codec);
         let publication = member.publications.iter_mut().find(|publication| publication.info.sid == request.sid);
         let backup = publication.and_then(|publication| {
-            let backup = publication.backup.as_mut().filter(|backup| Some(backup.codec) == asked)?;
+            let backup = publication.backup.as_mut().filter(|own| Some(own.codec) == codec_named(named, own.codec.kind()))?;
             Some((&mut publication.info, backup))
         });
         let Some((info, backup)) = backup else {

@@ -21,6 +21,7 @@ pub struct Query {
     sid: Option<String>,
     sdk: Option<String>,
     version: Option<String>,
+    attributes: Option<String>,
 }
 
 /// What comes of it.
@@ -37,6 +38,11 @@ pub struct Wish {
 }
 
 impl Query {
+    /// Whether it is of a client with one peer connection: some ask for that at `/rtc` too.
+    pub fn is_joining(&self) -> bool {
+        self.join_request.as_deref().is_some_and(|request| !request.is_empty())
+    }
+
     /// Of `/rtc`.
     pub fn wish(&self) -> Wish {
         let told = |value: &Option<String>| value.as_deref().is_some_and(|value| value == "1" || value == "true");
@@ -44,7 +50,10 @@ impl Query {
         let client = format!("{} {}", self.sdk.as_deref().unwrap_or("?"), self.version.as_deref().unwrap_or("?"));
         // Not said: everything (LiveKit's default).
         let auto_subscribe = self.auto_subscribe.is_none() || told(&self.auto_subscribe);
-        Wish { auto_subscribe, resume, client: client.chars().take(120).collect(), ..Wish::default() }
+        // What cannot be read is as if it was not said, as with LiveKit's server.
+        let text = self.attributes.as_deref().map(|text| text.trim_end_matches('=').chars().map(plain).collect::<String>());
+        let attributes = text.and_then(|text| serde_json::from_slice(&base64url(&text)?).ok()).unwrap_or_default();
+        Wish { auto_subscribe, resume, attributes, client: client.chars().take(120).collect(), ..Wish::default() }
     }
 
     /// Of `/rtc/v1`, or what is wrong with it.
