@@ -159,7 +159,7 @@ test('descriptions that match nothing end the member that makes them, with a rea
   eve.say('ping', 1n);
   await until('it goes on', 10_000, () => eve.of('pong').length > 0 || eve.of('leave').length > 0);
   assert.equal((await server.room('answers')).sessions.filter(({ state }) => state === 'connected').length, 2, 'those of the browsers');
-  for (const offer of ['', 'v=0', sdp.replace(/m=audio 9/g, 'm=audio')]) {
+  for (const offer of ['', 'v=0', sdp.replace(/m=audio \d+/, 'm=audio')]) {
     const carl = await raw('answers', 'carl');
     carl.say('offer', { type: 'offer', sdp: offer });
     await carl.closed;

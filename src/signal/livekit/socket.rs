@@ -28,6 +28,8 @@ use crate::signal::http::{Failure, Services, check_room_name};
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// Between two pings of ours (RFC 6455 §5.5.2).
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Time for a client to close its side.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Messages of one client in a second; those after it wait.
 const MESSAGES_A_SECOND: u32 = 200;
 /// Why a connection is closed (RFC 6455 §7.4.1).
@@ -169,7 +171,7 @@ async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc
     let mut json = false;
     let (mut since, mut count) = (Instant::now(), 0u32);
     let mut heard = Instant::now();
-    let mut pings = tokio::time::interval(PING_INTERVAL);
+    let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
     let close = loop {
         tokio::select! {
             biased;
@@ -213,6 +215,8 @@ async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc
     };
     let (code, reason) = close;
     let _ = socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    // What it says meanwhile is read: unread, it would cost the client the reason (RFC 9293 §3.6.1, the connection is reset).
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
 }
 
 fn written(message: &proto::SignalResponse, json: bool) -> Message {
