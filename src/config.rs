@@ -139,6 +139,8 @@ pub struct RoomPlan {
     pub speakers: usize,
     /// Cameras, of those who spoke last; 0: all.
     pub last_n: usize,
+    /// Where this server is, which members of all rooms are told.
+    pub region: Option<String>,
 }
 
 /// What is recorded, and where.

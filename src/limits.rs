@@ -235,6 +235,9 @@ pub const MEDIA_SECTIONS_MAX: usize = 128;
 pub const CANDIDATES_MAX: usize = 64;
 /// Bytes of one message of a data channel, in either direction; a client that sends a longer one loses its data channels.
 pub const DATA_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Data tracks that a member publishes, and that it is subscribed to.
+pub const DATA_TRACKS_MAX: usize = 64;
+pub const DATA_SUBSCRIPTIONS_MAX: usize = 512;
 /// Bytes of what is told of a member or a room: a name, metadata, all attributes together. More is refused.
 pub const NAME_BYTES_MAX: usize = 256;
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;

@@ -25,6 +25,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Threads for HTTP: few, because all it does is wait for the director.
 const HTTP_THREADS: usize = 2;
+/// Time for members' clients to be told that the server ends.
+const FAREWELL: Duration = Duration::from_millis(50);
 /// After this a stop that hangs is cut short.
 const STOP_TIME_MAX: Duration = Duration::from_millis(900);
 
@@ -110,12 +112,15 @@ fn serve(arguments: ServeArgs) -> Result<(), Fatal> {
     let egress = Egress::start(Gate::new(&plan.keys, plan.dev), recordings, webhooks, runtime.handle());
     runtime.spawn(reload_when_asked(sources, plan.keys.clone(), certificate.clone()));
     let routes = http::finish(http::routes(services).merge(egress::routes(egress)).merge(admin::routes(views)));
-    let stop_http = listener.stopper();
+    let (stop_http, handle) = (listener.stopper(), running.handle.clone());
     let served = runtime.block_on(async {
         let asked = async {
             stop_asked().await;
             tracing::info!("stopping");
             stop_watchdog();
+            if handle.farewell() {
+                tokio::time::sleep(FAREWELL).await;
+            }
             stop_http();
             std::future::pending::<()>().await;
         };

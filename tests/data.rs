@@ -116,7 +116,7 @@ impl Server {
             tcp_port: None,
         };
         let mut assign = |media: &[_], _: &[_]| vec![None; media.len()];
-        let standing = Standing { previous: &[], plain: &[], assign: &mut assign };
+        let standing = Standing { previous: &[], described: &[], assign: &mut assign };
         let agreed = negotiate::answer_further(offer, Ways::Each, &local, &mut || 1, &CodecPolicy::default(), standing)
             .unwrap_or_else(|error| panic!("{error}: {offer}"));
         assert!(agreed.data.is_some(), "no data channels in {offer}");

@@ -148,9 +148,11 @@ options! {
         "Microphones of a room that its members are sent at a time: of those who speak, and, where places are left, of those who did last. What a client subscribes to by name it is sent besides. 0: all, as far as a session's 64 tracks go.";
     room_last_n: usize = 0, "room.last_n", Some("room-last-n"), (0, limits::FLOOR_MAX as i64), "5",
         "Cameras of a room that its members are sent at a time: of the dominant speaker and those before. Shared screens, and what a client subscribes to by name, it is sent besides. 0: all, as far as a session's 64 tracks go.";
+    room_region: Option<String> = None, "room.region", Some("room-region"), ANY, "\"eu-central\"",
+        "Name of the region this server is in, which LiveKit's clients are told.";
     ice_servers: Vec<IceServer> = Vec::new(), "ice.servers", None, ANY,
         "[{ urls = [\"turn:turn.example.org:3478\"], username = \"user\", credential = \"password\" }]",
-        "STUN and TURN servers that WHIP and WHEP clients are told of in Link headers. Clients rarely need one: this server has its own address.";
+        "STUN and TURN servers that clients are told of: of WHIP and WHEP in Link headers, LiveKit's when they join. Clients rarely need one: this server has its own address.";
     record_folder: Option<PathBuf> = None, "record.folder", Some("record-folder"), ANY, "\"/var/lib/distributary/recordings\"",
         "Folder to record into: each publisher of a matching room becomes a file and, beside it, a JSON-lines file of events. Unset: nothing is recorded.";
     record_rooms: Vec<String> = vec!["*".into()], "record.rooms", Some("record-room"), ANY, "[\"lesson-*\", \"stage\"]",

@@ -81,6 +81,7 @@ pub fn plan(settings: &Settings, dev: bool, machine: &Machine) -> Result<Plan, C
             names: settings.room_names.iter().cloned().map(RoomPattern).collect(),
             speakers: settings.room_speakers,
             last_n: settings.room_last_n,
+            region: settings.room_region.clone(),
         },
         record: record(settings)?,
         storage: storage(settings, &mut warnings)?,

@@ -12,7 +12,7 @@ use crate::limits::{
 use crate::mem::{PacketMut, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::config::{Codec, CodecConfig, Direction, MediaConfig, MediaKind};
-use crate::rtp::layers::{Layers, Meter, Sizes, WINDOW};
+use crate::rtp::layers::{Frames, Layers, Meter, Sizes, WINDOW};
 use crate::rtp::level::{Level, Levels};
 use crate::rtp::media::{ExtensionRange, Media};
 use crate::rtp::nack::Missing;
@@ -235,12 +235,14 @@ impl Inbound {
             // All silent: a pause, not an encoding that was switched off.
             let any = streams().any(|stream| !stream.meter.is_silent());
             let mut rates = [[0; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX];
-            let (mut scalable, mut sizes) = (false, Sizes::default());
+            let (mut scalable, mut sizes, mut frames) = (false, Sizes::default(), [Frames::default(); QUALITIES_MAX]);
             for stream in streams() {
+                let layer = stream.layer as usize;
                 if stream.scalable {
-                    sizes = stream.sizes;
-                } else if let Some(place) = sizes.get_mut(stream.layer as usize) {
-                    *place = stream.sizes[0];
+                    // Pictures end with their last layer, and are counted together.
+                    (sizes, frames) = (stream.sizes, [stream.meter.frames(); QUALITIES_MAX]);
+                } else if let (Some(size), Some(pace)) = (sizes.get_mut(layer), frames.get_mut(layer)) {
+                    (*size, *pace) = (stream.sizes[0], stream.meter.frames());
                 }
             }
             for stream in streams().filter(|stream| !stream.meter.is_silent() || !any) {
@@ -250,7 +252,7 @@ impl Inbound {
                     *place = stream.meter.rates()[0];
                 }
             }
-            line.layers = Layers::new(rates, scalable).sized(sizes).after(&line.layers);
+            line.layers = Layers::new(rates, scalable).sized(sizes).paced(frames).after(&line.layers);
             tell(line.track, line.layers);
         }
     }
@@ -473,6 +475,9 @@ impl Inbound {
         let of_key_frame = stream.key_frame_at == Some(media.timestamp);
         let carried: usize = self.redundant.iter().map(Part::size).sum();
         stream.meter.packet(media.layer.spatial, media.layer.temporal, of_key_frame, media.packet.bytes().len() - carried);
+        if media.marker {
+            stream.meter.picture(media.layer.temporal);
+        }
         stream.scalable |= media.layer.spatial > 0;
         metrics.add(Counter::MediaReceived, 1);
         before

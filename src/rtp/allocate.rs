@@ -65,9 +65,10 @@ fn steps(demand: &Demand) -> Steps {
         let larger =
             layers.better(choice.quality, wish.quality) || enough.is_some_and(|enough| layers.better(choice.quality, enough));
         let wished = !larger || choice.quality == lowest;
-        let smooth = choice.quality == lowest || choice.temporal + 1 >= layers.temporal(choice.quality).min(wish.temporal);
+        let temporal = layers.smooth(choice.quality, demand.wish.frame_rate).min(wish.temporal);
+        let smooth = choice.quality == lowest || choice.temporal + 1 >= layers.temporal(choice.quality).min(temporal);
         let rises = steps.last().is_none_or(|last| last.quality == choice.quality || layers.better(choice.quality, last.quality));
-        if wished && choice.temporal <= wish.temporal && smooth && rises {
+        if wished && choice.temporal <= temporal && smooth && rises {
             steps.push(choice);
         }
     }
@@ -217,7 +218,7 @@ mod tests {
         Wish { most: Some(Choice { quality, temporal }), ..Wish::default() }
     }
 
-    const NOTHING: Wish = Wish { most: None, size: (0, 0), priority: Wish::PRIORITY };
+    const NOTHING: Wish = Wish { most: None, size: (0, 0), frame_rate: 0, priority: Wish::PRIORITY };
 
     fn audio() -> Demand {
         Demand { kind: MediaKind::Audio, layers: Layers::new([[40_000, 0, 0, 0], [0; 4], [0; 4], [0; 4]], false), ..video() }
@@ -368,6 +369,14 @@ mod tests {
         assert_eq!(given(9_000, &[of((600, 300)), of((1920, 1080)), of((10, 10))]), [Some((1, 1)), Some((2, 1)), Some((0, 1))]);
         let both = Demand { wish: Wish { size: (1280, 720), ..wish(0, 3) }, ..of((0, 0)) };
         assert_eq!(given(9_000, &[both]), [Some((0, 1))], "what was asked for by name is the limit too");
+    }
+
+    #[test]
+    fn no_more_pictures_come_than_are_wanted() {
+        let layers = simulcast().paced([[8, 7, 0, 0], [15, 15, 0, 0], [15, 15, 0, 0], [0; 4]]);
+        let of = |frame_rate| Demand { layers, wish: Wish { frame_rate, ..Wish::default() }, ..video() };
+        assert_eq!(given(9_000, &[of(15), of(30), of(0), of(60)]), [Some((2, 0)), Some((2, 1)), Some((2, 1)), Some((2, 1))]);
+        assert_eq!(given(170, &[of(15)]), [Some((0, 1))], "the lowest has but eight in its first layer");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Wish {
     pub most: Option<Choice>,
     /// Width and height in pixels of the place where it is shown; zeros: not told.
     pub size: (u16, u16),
+    /// Pictures a second that are enough; 0: not told.
+    pub frame_rate: u8,
     /// Who comes first when the path does not carry everything: 1 before 2.
     pub priority: u8,
 }
@@ -50,12 +52,20 @@ impl Wish {
 
 impl Default for Wish {
     fn default() -> Self {
-        Wish { most: Some(Choice::whole(u8::MAX)), size: (0, 0), priority: Wish::PRIORITY }
+        Wish { most: Some(Choice::whole(u8::MAX)), size: (0, 0), frame_rate: 0, priority: Wish::PRIORITY }
     }
 }
 
 /// Width and height of each quality in pixels; zeros: not told.
 pub type Sizes = [(u16, u16); QUALITIES_MAX];
+
+/// Pictures a second of each temporal layer of a stream by itself.
+pub type Frames = [u8; TEMPORAL_LAYERS_MAX];
+
+/// Of a wanted frame rate, how much is enough: encoders make a few pictures less than they are asked for.
+const FRAMES_PERCENT: u32 = 90;
+/// By how much a frame rate may change before that is a change.
+const FRAMES_SWAY_PERCENT: u32 = 25;
 
 /// The layers of a track that flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,13 +75,20 @@ pub struct Layers {
     /// Bits a second of each quality when it last flowed: how they rank, also while one of them does not.
     known: [u32; QUALITIES_MAX],
     sizes: Sizes,
+    frames: [Frames; QUALITIES_MAX],
     /// Qualities are spatial layers of one stream, rather than encodings of their own.
     scalable: bool,
 }
 
 impl Layers {
     pub fn new(rates: [[u32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX], scalable: bool) -> Layers {
-        Layers { rates, known: rates.map(|row| row.iter().sum()), sizes: Sizes::default(), scalable }
+        Layers { rates, known: rates.map(|row| row.iter().sum()), scalable, ..Layers::default() }
+    }
+
+    /// The same with so many pictures a second in each quality.
+    pub fn paced(mut self, frames: [Frames; QUALITIES_MAX]) -> Layers {
+        self.frames = frames;
+        self
     }
 
     /// The same with pictures of these sizes.
@@ -164,6 +181,19 @@ impl Layers {
         (0..QUALITIES_MAX as u8).filter(|_| sized).filter(fills).min_by_key(cost)
     }
 
+    /// The lowest temporal layer of a quality with which so many pictures a second come; all, if that is not told, not known or not
+    /// reached.
+    pub fn smooth(&self, quality: u8, frame_rate: u8) -> u8 {
+        let frames = self.frames.get(quality as usize).copied().unwrap_or_default();
+        let enough = u32::from(frame_rate) * FRAMES_PERCENT;
+        let sums = frames.iter().scan(0, |sum, frames| {
+            *sum += u32::from(*frames) * 100;
+            Some(*sum)
+        });
+        let reached = if frame_rate > 0 { sums.into_iter().position(|sum| sum >= enough) } else { None };
+        reached.map_or(u8::MAX, |temporal| temporal as u8)
+    }
+
     /// The highest quality that flows up to an index.
     pub fn highest_up_to(&self, quality: u8) -> u8 {
         (0..QUALITIES_MAX as u8).rev().find(|index| *index <= quality && self.flows(*index)).unwrap_or(0)
@@ -177,7 +207,11 @@ impl Layers {
 
     /// Whether others have to be chosen when these layers take the place of those.
     pub fn differs(&self, other: &Layers) -> bool {
-        self.shape() != other.shape() || self.sizes != other.sizes
+        let sways = |(one, other): (&u8, &u8)| {
+            u32::from(one.abs_diff(*other)) * 100 > u32::from(*one.max(other)) * FRAMES_SWAY_PERCENT && one.abs_diff(*other) > 1
+        };
+        let both = self.frames.as_flattened().iter().zip(other.frames.as_flattened());
+        self.shape() != other.shape() || self.sizes != other.sizes || both.into_iter().any(sways)
     }
 
     /// What has to be forwarded for a choice. The highest of what flows is open to what may come above it.
@@ -206,6 +240,9 @@ pub struct Meter {
     key_bytes: [u32; QUALITIES_MAX],
     key_rates: [f32; QUALITIES_MAX],
     rates: [[f32; TEMPORAL_LAYERS_MAX]; QUALITIES_MAX],
+    /// Pictures that ended, by temporal layer.
+    frames: [u16; TEMPORAL_LAYERS_MAX],
+    frame_rates: [f32; TEMPORAL_LAYERS_MAX],
     silent: u8,
     started: bool,
 }
@@ -221,6 +258,12 @@ impl Meter {
         *sum = sum.saturating_add(bytes as u32);
     }
 
+    /// Notes the end of a picture.
+    pub fn picture(&mut self, temporal: u8) {
+        let frames = &mut self.frames[(temporal as usize).min(TEMPORAL_LAYERS_MAX - 1)];
+        *frames = frames.saturating_add(1);
+    }
+
     /// Ends a window that took `elapsed`.
     pub fn window(&mut self, elapsed: Micros) {
         let any = self.bytes.as_flattened().iter().chain(&self.key_bytes).any(|bytes| *bytes > 0);
@@ -231,10 +274,19 @@ impl Meter {
             let now = std::mem::take(bytes) as f64 * 8e6 / elapsed.0.max(1) as f64;
             *rate += ((now - *rate as f64) * weight) as f32;
         }
+        for (rate, frames) in self.frame_rates.iter_mut().zip(&mut self.frames) {
+            let now = std::mem::take(frames) as f64 * 1e6 / elapsed.0.max(1) as f64;
+            *rate += ((now - *rate as f64) * weight) as f32;
+        }
         for (rate, bytes) in self.key_rates.iter_mut().zip(&mut self.key_bytes) {
             let now = std::mem::take(bytes) as f64 * 8e6 / elapsed.0.max(1) as f64;
             *rate += ((now - *rate as f64) * KEY_FRAME_WEIGHT) as f32;
         }
+    }
+
+    /// Pictures a second by temporal layer.
+    pub fn frames(&self) -> Frames {
+        self.frame_rates.map(|rate| rate.round() as u8)
     }
 
     pub fn is_silent(&self) -> bool {
@@ -280,6 +332,29 @@ mod tests {
         assert_eq!(simulcast().enough((100, 100)), None, "sizes are not known");
         let alike = simulcast().sized([(640, 360), (640, 360), (1280, 720), (0, 0)]);
         assert_eq!(alike.enough((640, 360)), Some(1), "the better of two");
+    }
+
+    #[test]
+    fn a_frame_rate_is_reached_by_the_lowest_temporal_layer_that_does() {
+        let layers = simulcast().paced([[8, 7, 0, 0], [5, 5, 10, 0], [30, 0, 0, 0], [0; 4]]);
+        assert_eq!([layers.smooth(0, 8), layers.smooth(0, 9), layers.smooth(0, 15), layers.smooth(0, 17)], [0, 1, 1, u8::MAX]);
+        assert_eq!([layers.smooth(1, 5), layers.smooth(1, 10), layers.smooth(1, 11), layers.smooth(1, 20)], [0, 1, 1, 2]);
+        assert_eq!(
+            [layers.smooth(2, 1), layers.smooth(3, 1), layers.smooth(0, 0), layers.smooth(9, 5)],
+            [0, u8::MAX, u8::MAX, u8::MAX]
+        );
+        assert!(
+            layers.differs(&simulcast()) && !layers.differs(&layers.paced([[8, 6, 0, 0], [5, 5, 11, 0], [29, 0, 0, 0], [0; 4]]))
+        );
+        let mut meter = Meter::default();
+        for _ in 0..8 {
+            for picture in 0..5 {
+                meter.packet(0, picture % 2, false, 1_000);
+                meter.picture(picture % 2);
+            }
+            meter.window(WINDOW);
+        }
+        assert_eq!(meter.frames(), [12, 8, 0, 0]);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub const fn compact(ntp: u64) -> u32 {
 
 /// The last sender report sent to a receiver, kept to understand its answer.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, packed(4))] // whoever has thousands has four bytes less of each
 pub struct LastReport {
     pub compact_ntp: u32,
     pub at: Micros,

@@ -549,6 +549,8 @@ pub enum Request {
         member: MemberKey,
         message: Box<proto::SignalRequest>,
     },
+    /// The server is about to end.
+    Farewell,
     /// Its connection has ended.
     Hung {
         member: MemberKey,
@@ -604,6 +606,11 @@ impl Handle {
     /// False if the director is too far behind: the connection cannot go on.
     pub fn signal(&self, member: &MemberKey, message: proto::SignalRequest) -> bool {
         self.tell(Request::Signal { member: member.clone(), message: Box::new(message) })
+    }
+
+    /// Tells members that the server is about to end.
+    pub fn farewell(&self) -> bool {
+        self.tell(Request::Farewell)
     }
 
     pub fn hung(&self, member: MemberKey) -> bool {

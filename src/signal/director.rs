@@ -6,7 +6,9 @@
 //! has given the state back.
 
 mod attend;
+mod backup;
 mod data;
+mod data_tracks;
 mod feeds;
 mod floor;
 mod joins;
@@ -369,6 +371,7 @@ impl Director {
                 self.signal(&member, *message);
                 self.flush();
             }
+            Request::Farewell => self.dismiss_all(),
             Request::Hung { member } => self.hung(&member),
         }
     }

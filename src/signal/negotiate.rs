@@ -76,15 +76,25 @@ pub struct Msid {
     pub track: String,
 }
 
+/// What a client said of a track outside of SDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The client's name of it (the second part of `a=msid`).
+    pub name: String,
+    /// It is not to be sent with redundancy (RFC 2198): nobody could unwrap what is encrypted from end to end.
+    pub plain: bool,
+    /// The codec that it is to be sent in, if that is offered; else the first.
+    pub codec: Option<Codec>,
+}
+
 /// What was agreed before in the same session, and what is to be sent now.
 pub struct Standing<'a> {
     /// The SSRCs of the m-lines that the server sends on: they keep them.
     pub previous: &'a [(Mid, StreamPair)],
+    /// What the client said of its tracks.
+    pub described: &'a [Described],
     /// Given the m-lines agreed on: what the server sends on each, in their order; none: nothing, for now. Not asked about m-lines
     /// that the client sends on.
-    /// Names of the client's tracks that it is not to send with redundancy (RFC 2198): nobody could unwrap what is encrypted from end to
-    /// end.
-    pub plain: &'a [String],
     #[allow(clippy::type_complexity)]
     pub assign: &'a mut dyn FnMut(&[MediaConfig], &[Option<String>]) -> Vec<Option<Msid>>,
 }
@@ -184,7 +194,14 @@ pub fn answer(
         };
         media.iter().map(name).collect()
     };
-    answer_further(offer, Ways::Only(purpose), local, new_ssrc, policy, Standing { previous: &[], plain: &[], assign: &mut assign })
+    answer_further(
+        offer,
+        Ways::Only(purpose),
+        local,
+        new_ssrc,
+        policy,
+        Standing { previous: &[], described: &[], assign: &mut assign },
+    )
 }
 
 /// Answers an offer of a session that may have been agreed on before.
@@ -199,7 +216,7 @@ pub fn answer_further(
     let bytes_max = if ways == Ways::Each { limits::SIGNAL_BYTES_MAX } else { limits::SDP_BYTES_MAX };
     let session = offer::parse_lines(offer, bytes_max)?;
     let offer = Offer::read(&session)?;
-    let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous, standing.plain)?;
+    let (mut agreed, accepted, tagged) = agree(&offer, ways, new_ssrc, policy, standing.previous, standing.described)?;
     let sent = (standing.assign)(&agreed.media, &agreed.sources);
     let mids: Vec<&str> = agreed.bundle.iter().map(Mid::as_str).collect();
     let (dtls_role, bundle, data) = (agreed.dtls_role, mids.join(" "), agreed.data.as_ref());
@@ -229,17 +246,18 @@ fn agree(
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
     previous: &[(Mid, StreamPair)],
-    plain: &[String],
+    described: &[Described],
 ) -> Result<(Agreed, Vec<Accepted>, usize), NegotiateError> {
     // RFC 8445 §6.1.1 would have both sides send to default candidates; consent (RFC 7675) needs checks from one of them.
     if offer.ice_lite {
         return Err(NegotiateError::BothIceLite);
     }
     let data = if ways == Ways::Each { accept_data(offer)? } else { None };
-    let mut accepted = accept(offer, ways, new_ssrc, policy, previous, data.is_some())?;
+    let standing = (previous, described);
+    let mut accepted = accept(offer, ways, new_ssrc, policy, standing, data.is_some())?;
     let is_plain = |accepted: &&mut Accepted| {
-        let name = offer.media.get(accepted.index).and_then(|media| media.msid);
-        accepted.config.direction == Direction::RecvOnly && plain.iter().any(|plain| Some(&**plain) == name)
+        let own = offer.media.get(accepted.index).and_then(|media| description(media, described));
+        accepted.config.direction == Direction::RecvOnly && own.is_some_and(|own| own.plain)
     };
     accepted.iter_mut().filter(is_plain).for_each(Accepted::leave_out_redundancy);
     let (bundle, tagged) = bundle(offer, &accepted, data.as_ref());
@@ -280,13 +298,18 @@ fn accept_data(offer: &Offer) -> Result<Option<DataSection>, NegotiateError> {
     Ok(Some(DataSection { mid: token, sctp_port, max_message_size: media.max_message_size.unwrap_or(64 * 1024) }))
 }
 
+/// What the client said of the track that it sends on an m-line.
+fn description<'a>(media: &Media, described: &'a [Described]) -> Option<&'a Described> {
+    described.iter().find(|own| Some(&*own.name) == media.msid)
+}
+
 /// Decides on every m-line. At least one is accepted, or it is an error.
 fn accept(
     offer: &Offer,
     ways: Ways,
     new_ssrc: &mut dyn FnMut() -> u32,
     policy: &CodecPolicy,
-    previous: &[(Mid, StreamPair)],
+    (previous, described): (&[(Mid, StreamPair)], &[Described]),
     data: bool,
 ) -> Result<Vec<Accepted>, NegotiateError> {
     let mut accepted: Vec<Accepted> = Vec::new();
@@ -309,8 +332,17 @@ fn accept(
             }
         }
         let mid = check_section(offer, media)?;
-        match accept_media(index, media, kind, mid, purpose, policy, &mut extensions)? {
-            Some(media) => accepted.push(media),
+        let transport_sequence = media.extmaps.iter().any(|extmap| extmap.kind == ExtensionKind::TransportSequence);
+        let preferred = description(media, described).and_then(|own| own.codec);
+        let codecs = codec::agree(media, purpose, policy, transport_sequence, preferred);
+        match accept_media(index, media, kind, mid, purpose, codecs, &mut extensions)? {
+            Some(mut own) => {
+                if ways == Ways::Each && purpose == Purpose::Publish && kind == MediaKind::Video {
+                    let first = own.config.codecs.first().map_or(PayloadType(0), |codec| codec.payload_type);
+                    own.codecs.extend(codec::others(media, policy, transport_sequence, first));
+                }
+                accepted.push(own);
+            }
             None => {
                 let error = no_common_codec(media, kind, policy);
                 // RFC 9725 §4.4.3: a publisher is accepted whole or not at all. Others get what there is.
@@ -389,18 +421,16 @@ fn mid_token(mid: &str) -> Option<Mid> {
     Mid::from(mid).ok()
 }
 
-/// The agreement on one m-line, or `None` without a common codec.
+/// The agreement on one m-line, or `None` without a codec.
 fn accept_media(
     index: usize,
     media: &Media,
     kind: MediaKind,
     mid: Mid,
     purpose: Purpose,
-    policy: &CodecPolicy,
+    codecs: ArrayVec<codec::AgreedCodec, 16>,
     extensions: &mut stream::BundleExtensions,
 ) -> Result<Option<Accepted>, NegotiateError> {
-    let transport_sequence = media.extmaps.iter().any(|extmap| extmap.kind == ExtensionKind::TransportSequence);
-    let codecs = codec::agree(media, purpose, policy, transport_sequence);
     let Some(first) = codecs.first() else { return Ok(None) };
     let (map, extmaps) = extensions.agree(media, first.config.codec, purpose);
     let mut config = MediaConfig {

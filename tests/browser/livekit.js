@@ -24,8 +24,8 @@ window.lk = (() => {
       await room.connect(url, token, connect);
       return room.localParticipant.sid;
     },
-    async publish(kinds = ['audio', 'video'], options = {}) {
-      const tracks = await createLocalTracks({ audio: kinds.includes('audio'), video: kinds.includes('video') && { resolution: { width: 1280, height: 720, frameRate: 20 } } });
+    async publish(kinds = ['audio', 'video'], options = {}, resolution = { width: 1280, height: 720, frameRate: 20 }) {
+      const tracks = await createLocalTracks({ audio: kinds.includes('audio'), video: kinds.includes('video') && { resolution } });
       for (const track of tracks) await room.localParticipant.publishTrack(track, options);
     },
     /** What each remote track delivers. */
@@ -40,6 +40,7 @@ window.lk = (() => {
             entry.frames = stat.framesDecoded;
             entry.width = stat.frameWidth;
             entry.packets = stat.packetsReceived;
+            entry.codec = report.get(stat.codecId)?.mimeType.split('/')[1];
             entry.energy = stat.totalAudioEnergy;
           });
           // What is decoded need not be shown.
@@ -53,10 +54,18 @@ window.lk = (() => {
     /** The layers that are sent. */
     async sent() {
       const layers = [];
-      for (const publication of room.localParticipant.trackPublications.values()) {
-        (await publication.track?.sender?.getStats())?.forEach((stat) => {
-          if (stat.type === 'outbound-rtp') layers.push({ kind: stat.kind, rid: stat.rid, width: stat.frameWidth, packets: stat.packetsSent, active: stat.active });
-        });
+      for (const { track } of room.localParticipant.trackPublications.values()) {
+        const senders = [track?.sender, ...[...track?.simulcastCodecs?.values() ?? []].map((second) => second.sender)];
+        for (const sender of senders.filter(Boolean)) {
+          const report = await sender.getStats();
+          report.forEach((stat) => {
+            if (stat.type !== 'outbound-rtp') return;
+            const codec = report.get(stat.codecId)?.mimeType.split('/')[1];
+            // Of a layer that is off some statistics stay as they were: it is how many pictures come out that counts.
+            const flows = stat.active !== false && stat.framesPerSecond > 0;
+            layers.push({ kind: stat.kind, rid: stat.rid, width: stat.frameWidth, packets: stat.packetsSent, active: stat.active, codec, flows });
+          });
+        }
       }
       return layers;
     },

@@ -7,7 +7,7 @@ import http from 'node:http';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { AccessToken, DataPacket_Kind, RoomServiceClient, WebhookReceiver } from 'livekit-server-sdk';
+import { AccessToken, DataPacket_Kind, RoomServiceClient, TrackSource, WebhookReceiver } from 'livekit-server-sdk';
 import { chromium, closePages, firefox, open } from './browsers.mjs';
 import { pause, serve, until } from './server.mjs';
 
@@ -23,11 +23,19 @@ let server;
 let browser;
 let hooks;
 const told = [];
+/** So many webhooks are not taken; how many there were of them. */
+let busy = 0;
+let refused = 0;
 before(async () => {
   const receiver = new WebhookReceiver('devkey', 'secret');
   hooks = http.createServer(async (request, response) => {
     let body = '';
     for await (const part of request) body += part;
+    if (busy > 0) {
+      busy--;
+      refused++;
+      return void response.writeHead(503).end();
+    }
     const event = await receiver.receive(body, request.headers.authorization).catch((error) => ({ event: `forged: ${error.message}` }));
     told.push(event);
     response.end();
@@ -104,6 +112,34 @@ for (const [mode, options] of [['one peer connection', ONE], ['two peer connecti
     await bob.evaluate(() => window.lk.room.localParticipant.sendText('x'.repeat(100_000), { topic: 'long', destinationIdentities: ['ada'] }));
     await until('a long text', 15_000, async () => (await ada.evaluate(() => window.lk.data)).some((data) => data.long === 100_000 && data.from === 'bob'));
     assert.ok(!(await bob.evaluate(() => window.lk.data)).some((data) => data.from === 'bob'), 'nothing comes back to its sender');
+
+    // A data track: frames of one packet and of many, to who has subscribed; gone with its publisher's word.
+    await ada.evaluate(async () => {
+      window.track = await window.lk.room.localParticipant.publishDataTrack({ name: 'gauge' });
+      const frames = [new Uint8Array([1, 2, 3]), Uint8Array.from({ length: 40_000 }, (_, i) => i)];
+      window.pushing = setInterval(() => frames.forEach((payload) => { try { window.track.tryPush({ payload }); } catch { /* one at a time */ } }), 100);
+    });
+    assert.equal(await ada.evaluate(() => window.lk.room.localParticipant.publishDataTrack({ name: 'gauge' }).catch(({ name }) => name)), 'DataTrackPublishError');
+    await bob.evaluate(() => {
+      window.frames = [];
+      window.gauge = () => [...window.lk.room.remoteParticipants.get('ada').dataTracks.values()].find(({ info }) => info.name === 'gauge');
+    });
+    await until('bob knows of the data track', 10_000, () => bob.evaluate(() => window.gauge() !== undefined));
+    await bob.evaluate(async () => {
+      const reader = window.gauge().subscribe().getReader();
+      const read = async () => {
+        for (let got = await reader.read(); !got.done; got = await reader.read()) window.frames.push([got.value.payload.length, got.value.payload.every((byte, i) => byte === (got.value.payload.length > 3 ? i & 255 : i + 1))]);
+        window.frames.push('the end');
+      };
+      read();
+    });
+    await until('frames of the data track', 15_000, () => bob.evaluate(() => [3, 40_000].every((length) => window.frames.filter(([l, right]) => l === length && right).length > 3)),
+      async () => JSON.stringify(await bob.evaluate(() => window.frames)));
+    await ada.evaluate(async () => {
+      clearInterval(window.pushing);
+      await window.track.unpublish();
+    });
+    await until('the data track ends', 10_000, () => bob.evaluate(() => window.gauge() === undefined && window.frames.at(-1) === 'the end'), async () => JSON.stringify(await bob.evaluate(() => window.frames.slice(-3))));
 
     // What one says of itself.
     await bob.evaluate(() => window.lk.room.localParticipant.setMetadata('a note'));
@@ -231,6 +267,32 @@ test('an application looks after rooms, and is told what happens', { timeout: 12
   assert.ok(!told.some((event) => event.event.startsWith('forged')), 'each is signed as it should be');
 });
 
+test('rooms end by themselves, and webhooks are sent until they are taken', { timeout: 90_000 }, async () => {
+  const rooms = new RoomServiceClient(server.url, 'devkey', 'secret');
+  const there = async (name) => (await rooms.listRooms([name])).length === 1;
+  const mine = (name) => told.filter((event) => event.room?.name === name).map((event) => event.event);
+  [busy, refused] = [2, 0];
+  const began = Date.now();
+  await rooms.createRoom({ name: 'nobody', emptyTimeout: 3, departureTimeout: 60 });
+  await pause(1_500);
+  assert.ok(await there('nobody'));
+  await until('a room that nobody came to ends', 6_000, async () => !await there('nobody'));
+  assert.ok(Date.now() - began >= 3_000);
+  await until('it was told in order', 15_000, () => mine('nobody').length === 2);
+  assert.deepEqual([mine('nobody'), refused], [['room_started', 'room_finished'], 2]);
+  assert.ok(Date.now() - began >= 3_000, 'after waits of one and two seconds');
+
+  await rooms.createRoom({ name: 'left', emptyTimeout: 60, departureTimeout: 3 });
+  const ada = await member('left', 'ada');
+  await ada.evaluate(() => window.lk.room.disconnect());
+  await until('ada is gone', 5_000, async () => (await rooms.listParticipants('left')).length === 0);
+  const gone = Date.now();
+  await pause(1_500);
+  assert.ok(await there('left'));
+  await until('a room that all have left ends', 6_000, async () => !await there('left'));
+  assert.ok(Date.now() - gone >= 2_500);
+});
+
 test('permissions hold: who may not publish, subscribe or send data does not', { timeout: 90_000 }, async () => {
   const ada = await member('grants', 'ada');
   await ada.evaluate(() => window.lk.publish(['audio']));
@@ -242,9 +304,20 @@ test('permissions hold: who may not publish, subscribe or send data does not', {
   await pause(2_000);
   assert.ok(!(await received(blind)).some((track) => track.subscribed), 'nothing is sent to who may not watch');
   assert.deepEqual(await ada.evaluate(() => window.lk.data), []);
+  // Sources by name; who is hidden is nobody to others; who records is told of.
+  const camera = await member('grants', 'camera', { grants: { canPublishSources: [TrackSource.CAMERA] } });
+  await assert.rejects(camera.evaluate(() => window.lk.publish(['audio'])));
+  await camera.evaluate(() => window.lk.publish(['video']));
+  await seesAndHears(ada, ['camera'], { kinds: ['video'] });
+  const hidden = await member('grants', 'hidden', { grants: { hidden: true } });
+  await seesAndHears(hidden, ['ada'], { kinds: ['audio'] });
+  assert.deepEqual(await ada.evaluate(() => [...window.lk.room.remoteParticipants.keys()].sort()), ['camera', 'listener', 'speaker']);
+  assert.equal(await hidden.evaluate(() => window.lk.room.isRecording), false);
+  const recorder = await member('grants', 'recorder', { grants: { recorder: true } });
+  assert.equal(await recorder.evaluate(() => window.lk.room.isRecording), true);
   // Only those who are named may watch.
   await ada.evaluate(() => window.lk.room.localParticipant.setTrackSubscriptionPermissions(false, []));
-  await until('nobody may watch', 10_000, async () => !(await received(mute)).some((track) => track.subscribed));
+  await until('nobody may watch', 10_000, async () => !(await received(mute)).some((track) => track.subscribed && track.identity === 'ada'));
   await ada.evaluate(() => window.lk.room.localParticipant.setTrackSubscriptionPermissions(false, [{ participantIdentity: 'listener', allowAll: true }]));
   await seesAndHears(mute, ['ada'], { kinds: ['audio'] });
 });

@@ -37,22 +37,41 @@ test('native clients see, hear, call and write to each other', { timeout: 120_00
   }
 });
 
-test('the Python SDK looks after rooms', { timeout: 60_000 }, () => {
+test('the Python SDK looks after rooms, all in protobuf', { timeout: 60_000 }, async () => {
   const code = `
 import asyncio, sys
-from livekit import api
+from livekit import api, rtc
 async def main():
     async with api.LiveKitAPI(sys.argv[1], "devkey", "secret") as lk:
         room = await lk.room.create_room(api.CreateRoomRequest(name="py", metadata="m", empty_timeout=30))
         listed = await lk.room.list_rooms(api.ListRoomsRequest(names=["py"]))
+        print(room.name, [r.metadata for r in listed.rooms])
         try:
             await lk.room.get_participant(api.RoomParticipantIdentity(room="py", identity="nobody"))
         except api.TwirpError as error:
             print(error.code, error.message)
+        ada, left, data, told = rtc.Room(), asyncio.Event(), asyncio.Event(), []
+        ada.on("disconnected", lambda reason: left.set())
+        ada.on("data_received", lambda packet: (told.append(packet.data.decode()), data.set()))
+        await ada.connect(sys.argv[1].replace("http", "ws"), sys.argv[2])
+        track = rtc.LocalAudioTrack.create_audio_track("tone", rtc.AudioSource(48000, 1))
+        publication = await ada.local_participant.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE))
+        while not (await lk.room.get_participant(api.RoomParticipantIdentity(room="py", identity="ada"))).tracks:
+            await asyncio.sleep(0.1)
+        muted = await lk.room.mute_published_track(api.MuteRoomTrackRequest(room="py", identity="ada", track_sid=publication.sid, muted=True))
+        changed = await lk.room.update_participant(api.UpdateParticipantRequest(room="py", identity="ada", metadata="a note", attributes={"hand": "up"}))
+        await lk.room.update_subscriptions(api.UpdateSubscriptionsRequest(room="py", identity="ada", track_sids=[publication.sid], subscribe=False))
+        renamed = await lk.room.update_room_metadata(api.UpdateRoomMetadataRequest(room="py", metadata="another"))
+        await lk.room.send_data(api.SendDataRequest(room="py", data=b"from the server", kind=0, destination_identities=["ada"]))
+        await asyncio.wait_for(data.wait(), 10)
+        people = (await lk.room.list_participants(api.ListParticipantsRequest(room="py"))).participants
+        print(muted.track.muted, changed.metadata, dict(changed.attributes), renamed.metadata, told, [(p.identity, p.metadata, len(p.tracks)) for p in people])
+        await lk.room.remove_participant(api.RoomParticipantIdentity(room="py", identity="ada"))
+        await asyncio.wait_for(left.wait(), 10)
         await lk.room.delete_room(api.DeleteRoomRequest(room="py"))
-        left = await lk.room.list_rooms(api.ListRoomsRequest(names=["py"]))
-        print(room.name, [r.metadata for r in listed.rooms], len(left.rooms))
+        print(len((await lk.room.list_rooms(api.ListRoomsRequest(names=["py"]))).rooms))
 asyncio.run(main())`;
-  const said = execFileSync(VENV_PYTHON, ['-c', code, server.url], { encoding: 'utf8', timeout: 50_000 }).trim().split('\n');
-  assert.deepEqual(said, ['not_found Nobody is in room "py" as "nobody".', "py ['m'] 0"]);
+  const said = execFileSync(VENV_PYTHON, ['-c', code, server.url, await token('py', 'ada')], { encoding: 'utf8', timeout: 50_000 }).trim().split('\n');
+  assert.deepEqual(said, ["py ['m']", 'not_found Nobody is in room "py" as "nobody".',
+    "True a note {'hand': 'up'} another ['from the server'] [('ada', 'a note', 1)]", '0']);
 });

@@ -9,6 +9,7 @@ use proto::signal_response::Message;
 use tracing::info;
 
 use super::Director;
+use super::data_tracks::DataTracks;
 use super::members::{Member, Outbox, enabled_codecs};
 use super::talk::fits;
 use super::transports::Watching;
@@ -79,6 +80,7 @@ impl Director {
             publications: Vec::new(),
             wanted: HashMap::new(),
             viewers: None,
+            data: DataTracks::default(),
             whip: false,
             quality: None,
         };
@@ -115,8 +117,9 @@ impl Director {
             subscriber_primary: own.is_some_and(|member| !member.single),
             ping_timeout: PING_TIMEOUT,
             ping_interval: PING_INTERVAL,
-            server_info: Some(server_info()),
-            enabled_publish_codecs: enabled_codecs(),
+            server_region: self.settings.room.region.clone().unwrap_or_default(),
+            server_info: Some(self.server_info()),
+            enabled_publish_codecs: enabled_codecs(&self.settings.codecs),
             fast_publish: false,
             ..Default::default()
         }
@@ -140,6 +143,7 @@ impl Director {
         offer: Option<proto::SessionDescription>,
     ) -> Result<Attended, Refusal> {
         let (servers, epoch, now) = (self.ice_servers(), self.settings.epoch, self.now);
+        let server = self.server_info();
         let mut outbox = Outbox::new(outbox);
         let back = self.member_mut(&key.room, &key.identity).filter(|member| member.sid == sid && !member.whip);
         let Some(member) = back else {
@@ -151,7 +155,7 @@ impl Director {
         (member.connection, member.away, member.renewal) = (key.connection, None, now);
         outbox.send(Message::Reconnect(proto::ReconnectResponse {
             ice_servers: servers,
-            server_info: Some(server_info()),
+            server_info: Some(server),
             ..Default::default()
         }));
         member.outbox = Some(outbox);
@@ -195,6 +199,26 @@ impl Director {
         self.remove_member(room, identity, reason);
     }
 
+    /// Tells all members' clients that the server is about to end: they are to come anew, to whoever takes its place.
+    pub(super) fn dismiss_all(&mut self) {
+        let (reason, action) = (proto::DisconnectReason::ServerShutdown as i32, Action::Reconnect as i32);
+        let leave = Message::Leave(proto::LeaveRequest { can_reconnect: true, reason, action, ..Default::default() });
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        names.iter().for_each(|room| self.tell_room(room, &leave));
+        let members = self.rooms.values_mut().flat_map(|room| room.members.values_mut());
+        members.for_each(|member| member.outbox = None);
+    }
+
+    fn server_info(&self) -> proto::ServerInfo {
+        proto::ServerInfo {
+            edition: proto::server_info::Edition::Standard as i32,
+            version: SERVER_VERSION.to_owned(),
+            protocol: PROTOCOL,
+            region: self.settings.room.region.clone().unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
     /// A peer connection of a member is there: the member is.
     pub(super) fn member_connected(&mut self, slot: u32) {
         let Some(session) = self.sessions.get(&slot) else { return };
@@ -206,14 +230,5 @@ impl Director {
             self.tell_of(&room, &identity);
             self.tell_of_arrival(&room, &identity);
         }
-    }
-}
-
-fn server_info() -> proto::ServerInfo {
-    proto::ServerInfo {
-        edition: proto::server_info::Edition::Standard as i32,
-        version: SERVER_VERSION.to_owned(),
-        protocol: PROTOCOL,
-        ..Default::default()
     }
 }

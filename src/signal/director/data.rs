@@ -17,13 +17,16 @@ use crate::units::PeerId;
 
 pub(super) const RELIABLE: &str = "_reliable";
 pub(super) const LOSSY: &str = "_lossy";
+/// Of data tracks ([`super::data_tracks`]).
+pub(super) const DATA_TRACK: &str = "_data_track";
 
 impl Director {
     /// The channels that a client with two peer connections expects on the one it is sent on.
     pub(super) fn open_channels(&mut self, slot: u32) {
         let Some(peer) = self.sessions.get(&slot).map(|session| session.id) else { return };
         let channel = |label: &str, ordered, reliability| Open { label: label.into(), protocol: "".into(), ordered, reliability };
-        let channels = vec![channel(RELIABLE, true, Reliability::Reliable), channel(LOSSY, false, Reliability::MaxRetransmits(0))];
+        let lossy = |label| channel(label, false, Reliability::MaxRetransmits(0));
+        let channels = vec![channel(RELIABLE, true, Reliability::Reliable), lossy(LOSSY), lossy(DATA_TRACK)];
         self.order(peer, Order::OpenChannels { peer, channels });
     }
 
@@ -32,12 +35,16 @@ impl Director {
         let label = match label {
             RELIABLE => RELIABLE,
             LOSSY => LOSSY,
+            DATA_TRACK => DATA_TRACK,
             _ => return,
         };
         let Some(session) = self.session(peer) else { return };
         let Part::Member { identity } = session.part.clone() else { return };
         let room = session.room.clone();
         let Some(member) = self.member(&room, &identity).filter(|member| member.permission.can_publish_data) else { return };
+        if label == DATA_TRACK {
+            return self.forward_data_track(&room, &identity, payload);
+        }
         // What is no packet is nobody's.
         let Ok(mut packet) = proto::DataPacket::decode(payload) else { return };
         packet.participant_sid = member.sid.clone();

@@ -2,6 +2,9 @@
 //!
 //! A track has a shard on its publisher's worker and on each worker with a subscriber of it; the publisher's worker knows which
 //! those are. Both follow from counting subscribers per worker here. Who may be fed from what is decided elsewhere (`rooms`, `members`).
+//!
+//! A track can have a backup: another one with the same picture in another codec, from the same publisher, for whoever cannot decode the
+//! first. Everybody else speaks of the first only; which of both flows on an m-line is decided here.
 
 use arrayvec::ArrayVec;
 
@@ -23,6 +26,10 @@ pub(super) struct Track {
     encodings: usize,
     pub rids: ArrayVec<Rid, QUALITIES_MAX>,
     pub codec: CodecConfig,
+    /// The same picture in another codec, and whether everybody who can is given that.
+    pub backup: Option<(TrackId, bool)>,
+    /// It is the backup of another.
+    pub backs: Option<TrackId>,
     /// From end to end.
     pub encrypted: bool,
     /// The publisher's worker, once claimed: where the owning shard is.
@@ -36,6 +43,8 @@ pub(super) struct Track {
 pub(super) struct Feed {
     pub sender: u16,
     pub track: TrackId,
+    /// The track itself, or its backup.
+    pub sent: TrackId,
     /// The worker was told: both the session and the track's publisher have one.
     flows: bool,
 }
@@ -55,7 +64,20 @@ impl Director {
         let id = TrackId { slot, generation: self.track_generation };
         let encodings = media.rids.len().max(media.remote_streams.len());
         let (kind, rids, subscribers) = (media.kind, media.rids.clone(), [0; WORKERS_MAX]);
-        self.tracks.insert(slot, Track { id, publisher, kind, encodings, rids, codec, encrypted: false, owner: None, subscribers });
+        let track = Track {
+            id,
+            publisher,
+            kind,
+            encodings,
+            rids,
+            codec,
+            backup: None,
+            backs: None,
+            encrypted: false,
+            owner: None,
+            subscribers,
+        };
+        self.tracks.insert(slot, track);
         Some(id)
     }
 
@@ -67,11 +89,47 @@ impl Director {
     pub(super) fn own_track(&mut self, id: TrackId, worker: WorkerId) {
         let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id && track.owner.is_none()) else { return };
         track.owner = Some(worker);
+        let first = track.backs.unwrap_or(id);
         self.open_shard(id, worker);
-        let waits = |feeds: &[Feed]| feeds.iter().any(|feed| feed.track == id);
-        let waiting: Vec<u32> =
-            self.sessions.values().filter(|session| waits(&session.feeds)).map(|session| session.id.slot).collect();
-        waiting.into_iter().for_each(|slot| self.let_flow(slot));
+        self.fed_from(first).into_iter().for_each(|slot| self.let_flow(slot));
+    }
+
+    /// The sessions that are fed from a track, or wait for it.
+    pub(super) fn fed_from(&self, id: TrackId) -> Vec<u32> {
+        let fed = |feeds: &[Feed]| feeds.iter().any(|feed| feed.track == id);
+        self.sessions.values().filter(|session| fed(&session.feeds)).map(|session| session.id.slot).collect()
+    }
+
+    /// Sets or takes away what stands in for a track; `always`: whoever can decode both is given that too.
+    pub(super) fn back_up(&mut self, id: TrackId, backup: Option<TrackId>, always: bool) {
+        let backup = backup.filter(|backup| self.track(*backup).is_some()).map(|backup| (backup, always));
+        let Some(track) = self.tracks.get_mut(&id.slot).filter(|track| track.id == id && track.backup != backup) else { return };
+        track.backup = backup;
+        if let Some(other) = backup.and_then(|(other, _)| self.tracks.get_mut(&other.slot)) {
+            other.backs = Some(id);
+        }
+        for slot in self.fed_from(id) {
+            let feeds = self.sessions.get(&slot).into_iter().flat_map(|session| &session.feeds);
+            let own = feeds.filter(|feed| feed.track == id);
+            let changed = own.filter(|feed| self.variant(slot, feed.sender, id).is_some_and(|sent| sent != feed.sent));
+            let changed: Vec<u16> = changed.map(|feed| feed.sender).collect();
+            for sender in changed {
+                self.starve(slot, sender);
+                self.feed(slot, sender, id);
+            }
+        }
+    }
+
+    /// What of a track can be sent on an m-line: itself, its backup, or nothing.
+    pub(super) fn variant(&self, slot: u32, sender: u16, id: TrackId) -> Option<TrackId> {
+        let line = self.sessions.get(&slot)?.lines.get(sender as usize)?;
+        let track = self.track(id)?;
+        let suits = |track: &&Track| decodable(line, &track.codec);
+        let backup = track.backup.and_then(|(backup, _)| self.track(backup)).filter(suits);
+        let first = Some(track).filter(suits);
+        let always = track.backup.is_some_and(|(_, always)| always);
+        let best = if always { backup.or(first) } else { first.or(backup) };
+        best.map(|track| track.id)
     }
 
     /// Gives a worker its shard of a track.
@@ -99,8 +157,9 @@ impl Director {
             return;
         }
         self.starve(slot, sender);
+        let sent = self.variant(slot, sender, track).unwrap_or(track);
         if let Some(session) = self.sessions.get_mut(&slot) {
-            session.feeds.push(Feed { sender, track, flows: false });
+            session.feeds.push(Feed { sender, track, sent, flows: false });
         }
         self.let_flow(slot);
     }
@@ -116,8 +175,9 @@ impl Director {
     }
 
     fn subscribe(&mut self, slot: u32, worker: WorkerId, feed: Feed) {
+        let sent = self.variant(slot, feed.sender, feed.track).unwrap_or(feed.track);
         let Some(session) = self.sessions.get(&slot) else { return };
-        let Some(track) = self.track(feed.track) else { return };
+        let Some(track) = self.track(sent) else { return };
         let Some(owner) = track.owner else { return };
         let line = session.lines.get(feed.sender as usize);
         let Some(codec) = line.and_then(|line| line.codecs.iter().find(|codec| decodes(codec, &track.codec)).copied()) else {
@@ -130,7 +190,7 @@ impl Director {
             return;
         };
         let binding = Binding {
-            track: feed.track,
+            track: sent,
             payload_type: codec.payload_type,
             rtx: codec.rtx,
             clock_rate: track.codec.clock_rate,
@@ -139,16 +199,17 @@ impl Director {
         let (peer, wish) = (session.id, session.wishes.iter().find(|(index, _)| *index == feed.sender).copied());
         let first_here = track.subscribers[worker.0 as usize] == 0;
         if first_here && worker != owner {
-            self.open_shard(feed.track, worker);
+            self.open_shard(sent, worker);
         }
-        if let Some(track) = self.tracks.get_mut(&feed.track.slot) {
+        if let Some(track) = self.tracks.get_mut(&sent.slot) {
             track.subscribers[worker.0 as usize] += 1;
         }
         if first_here {
-            self.route(feed.track);
+            self.route(sent);
         }
         if let Some(session) = self.sessions.get_mut(&slot) {
-            session.feeds.iter_mut().filter(|own| own.sender == feed.sender).for_each(|own| own.flows = true);
+            let own = session.feeds.iter_mut().filter(|own| own.sender == feed.sender);
+            own.for_each(|own| (own.sent, own.flows) = (sent, true));
         }
         if let Some(office) = self.workers.get_mut(worker.0 as usize) {
             let subscriber = Subscriber { peer: slot, sender: feed.sender };
@@ -169,7 +230,7 @@ impl Director {
         if let Some(office) = self.workers.get_mut(worker.0 as usize) {
             office.send(Command::Unsubscribe { subscriber: Subscriber { peer: slot, sender }, peer });
         }
-        self.one_less(feed.track, worker);
+        self.one_less(feed.sent, worker);
     }
 
     /// Ends everything that feeds a session. The worker itself unbinds what belongs to a session that it removes.
@@ -178,7 +239,7 @@ impl Director {
         let (feeds, worker) = (std::mem::take(&mut session.feeds), session.worker);
         for feed in feeds.into_iter().filter(|feed| feed.flows) {
             if let Some(worker) = worker {
-                self.one_less(feed.track, worker);
+                self.one_less(feed.sent, worker);
             }
         }
     }
@@ -228,15 +289,29 @@ impl Director {
         }
         for session in self.sessions.values_mut() {
             session.feeds.retain(|feed| feed.track != id);
+            // Of a backup: its shards are gone, and who was fed from it with them.
+            session.feeds.iter_mut().filter(|feed| feed.sent == id).for_each(|feed| (feed.sent, feed.flows) = (feed.track, false));
         }
         self.free_tracks.push_back(id.slot);
+        if let Some((backup, _)) = track.backup
+            && let Some(other) = self.tracks.get_mut(&backup.slot).filter(|other| other.id == backup)
+        {
+            other.backs = None;
+        }
+        if let Some(first) = track.backs {
+            if let Some(other) = self.tracks.get_mut(&first.slot).filter(|other| other.id == first) {
+                other.backup = None;
+            }
+            self.fed_from(first).into_iter().for_each(|slot| self.let_flow(slot));
+        }
     }
 }
 
-/// A viewer's m-line for a track, among those that the server sends on.
+/// A viewer's m-line for a track, among those that the server sends on: the first on which it can be sent, else the first of its kind.
 pub(super) fn line_for(lines: &[MediaConfig], track: &Track) -> Option<u16> {
-    let suits = |line: &MediaConfig| line.kind == track.kind && decodable(line, &track.codec);
-    lines.iter().position(suits).map(|index| index as u16)
+    let alike = lines.iter().enumerate().filter(|(_, line)| line.kind == track.kind);
+    let best = alike.min_by_key(|(_, line)| !decodable(line, &track.codec));
+    best.map(|(index, _)| index as u16)
 }
 
 /// Whether what is published so can be sent on an m-line.

@@ -58,7 +58,8 @@ impl Director {
         let layers = wish.encoding_id.is_some() || wish.active.is_some();
         let layers = layers || wish.max_spatial_layer_id.or(wish.max_temporal_layer_id).is_some();
         let most = if layers { (wish.active != Some(false)).then_some(Choice { quality, temporal }) } else { before.most };
-        let wished = Wish { most, size: size.unwrap_or(before.size), priority: priority.unwrap_or(before.priority) };
+        let (size, priority) = (size.unwrap_or(before.size), priority.unwrap_or(before.priority));
+        let wished = Wish { most, size, priority, ..before };
         self.want(slot, index, wished);
         Ok(())
     }

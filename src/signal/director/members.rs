@@ -11,11 +11,15 @@ use livekit_protocol as proto;
 use proto::signal_response::Message;
 use tokio::sync::mpsc;
 
+use super::backup::Backup;
+use super::data_tracks::DataTracks;
 use super::rooms::Room;
 use super::transports::Watching;
 use super::{Director, Part};
+use crate::config::ALL_CODECS;
 use crate::rtp::config::{Codec, CodecConfig, MediaKind};
 use crate::signal::api::MemberKey;
+use crate::signal::negotiate::CodecPolicy;
 use crate::units::{Micros, TrackId};
 
 /// How long a client has to come back to its session (LiveKit's clients try for about so long).
@@ -42,12 +46,15 @@ impl Outbox {
 /// What a track of a member is to the others.
 pub(super) struct Publication {
     pub info: proto::TrackInfo,
-    /// The client's names of it: its own, and those of the codecs that it may send instead.
+    /// The client's names of it.
     pub cids: Vec<String>,
+    /// What it is to be sent in, if the client said.
+    pub codec: Option<Codec>,
     /// Once it is agreed on.
     pub track: Option<TrackId>,
-    /// What its publisher was last told of which qualities are watched.
-    pub told: Option<u8>,
+    pub backup: Option<Backup>,
+    /// What its publisher was last told of how many qualities are watched, of the first codec and the second.
+    pub told: Option<[u8; 2]>,
 }
 
 impl Publication {
@@ -66,6 +73,8 @@ pub(super) struct Wanted {
     /// LiveKit's: 0 low, 1 medium, 2 high; none: by size, or the best.
     pub quality: Option<u8>,
     pub size: (u32, u32),
+    /// Pictures a second; 0: it did not say.
+    pub frame_rate: u8,
     /// 1 comes first; 0: it did not say.
     pub priority: u8,
 }
@@ -107,6 +116,7 @@ pub(super) struct Member {
     pub wanted: HashMap<String, Wanted>,
     /// Who may watch its tracks: none: everybody; else by identity the sids, empty for all.
     pub viewers: Option<BTreeMap<String, BTreeSet<String>>>,
+    pub data: DataTracks,
     pub whip: bool,
     /// What was last told of its connection.
     pub quality: Option<proto::ConnectionQuality>,
@@ -160,6 +170,7 @@ impl Member {
             is_publisher: published.count() > 0,
             kind: self.kind,
             attributes: self.attributes.clone(),
+            data_tracks: self.data.published.clone(),
             ..Default::default()
         }
     }
@@ -171,6 +182,7 @@ impl Room {
         self.members.values().any(|member| !member.whip && member.permission.can_subscribe)
     }
 
+    #[allow(deprecated)] // where tokens say who records
     pub fn info(&self, name: &str, epoch: i64, recording: bool) -> proto::Room {
         let seen = || self.members.values().filter(|member| !member.hidden());
         let creation_time_ms = epoch + (self.since.0 / 1_000) as i64;
@@ -182,25 +194,31 @@ impl Room {
             max_participants: self.settings.members_max as u32,
             creation_time: creation_time_ms / 1_000,
             creation_time_ms,
-            enabled_codecs: enabled_codecs(),
             metadata: self.settings.metadata.clone(),
             num_participants: seen().count() as u32,
             num_publishers: seen().filter(|member| !member.publications.is_empty()).count() as u32,
-            active_recording: recording,
+            active_recording: recording || self.members.values().any(|member| member.permission.recorder),
             ..Default::default()
         }
     }
 }
 
 /// What the server forwards.
-pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
-    let names = ["audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"];
-    names.into_iter().map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() }).collect()
+pub(super) fn enabled_codecs(policy: &CodecPolicy) -> Vec<proto::Codec> {
+    let codecs = ALL_CODECS.into_iter().filter(|codec| policy.allows(*codec)).map(mime_of);
+    let names = codecs.chain(["audio/red", "video/rtx"]);
+    names.map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() }).collect()
 }
 
 pub(super) fn mime(codec: &CodecConfig) -> &'static str {
     match codec.codec {
         Codec::Opus if codec.red.is_some() => "audio/red",
+        other => mime_of(other),
+    }
+}
+
+pub(super) fn mime_of(codec: Codec) -> &'static str {
+    match codec {
         Codec::Opus => "audio/opus",
         Codec::Vp8 => "video/VP8",
         Codec::Vp9 => "video/VP9",
@@ -247,13 +265,14 @@ impl Director {
         let publications = self.rooms.get(room)?.members.values().flat_map(|member| &member.publications);
         publications
             .into_iter()
-            .find(|publication| publication.track == Some(track))
+            .find(|publication| [publication.track, publication.backup_track()].contains(&Some(track)))
             .map(|publication| publication.info.sid.clone())
     }
 
     pub(super) fn room_info(&self, name: &str) -> Option<proto::Room> {
         let room = self.rooms.get(name)?;
-        Some(room.info(name, self.settings.epoch, self.records(room)))
+        let enabled_codecs = enabled_codecs(&self.settings.codecs);
+        Some(proto::Room { enabled_codecs, ..room.info(name, self.settings.epoch, self.records(room)) })
     }
 
     /// A WHIP publisher appears among the members, with its tracks.
@@ -272,7 +291,7 @@ impl Director {
             let mime_type = media.codecs.first().map_or("", mime).to_owned();
             let (r#type, source, mid) = (kind as i32, source as i32, media.mid.to_string());
             let info = proto::TrackInfo { sid, r#type, source, mime_type, mid, ..Default::default() };
-            Publication { info, cids: Vec::new(), track: Some(id), told: None }
+            Publication { info, cids: Vec::new(), codec: None, track: Some(id), backup: None, told: None }
         });
         let publications = publications.collect();
         let taken = |identity: &String| self.member(&room, identity).is_some();
@@ -305,6 +324,7 @@ impl Director {
             publications,
             wanted: HashMap::new(),
             viewers: None,
+            data: DataTracks::default(),
             whip: true,
             quality: None,
         };
@@ -363,6 +383,8 @@ impl Director {
         }
         let ended: Vec<String> = member.publications.iter().map(|publication| publication.info.sid.clone()).collect();
         self.forget_wishes(room, &ended);
+        let data_tracks: Vec<String> = member.data.published.iter().map(|info| info.sid.clone()).collect();
+        self.forget_data_tracks(room, &data_tracks);
         self.resubscribe(room);
         self.tell_qualities(room);
         self.set_stage(room);

@@ -5,7 +5,8 @@ use livekit_protocol as proto;
 use proto::signal_response::Message;
 
 use super::feeds::Feed;
-use super::members::Publication;
+use super::members::{Member, Publication};
+use super::rooms::Room;
 use super::{Director, Part};
 use crate::limits::QUALITIES_MAX;
 use crate::rtp::config::{MediaConfig, MediaKind};
@@ -23,9 +24,9 @@ impl Director {
         let Some(member) = self.member(room, identity) else { return };
         let Some(slot) = member.subscriber else { return };
         let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
-        let Some(sender) = feed.map(|feed| feed.sender) else { return };
+        let Some((sender, sent)) = feed.map(|feed| (feed.sender, feed.sent)) else { return };
         let told = self.publication_from(room, track).and_then(|publication| member.wanted.get(&publication.info.sid));
-        let choice = |quality| Choice { quality: self.encoding_of(track, quality), temporal: ALL };
+        let choice = |quality| Choice { quality: self.encoding_of(sent, quality), temporal: ALL };
         // A size is for the worker, who knows how large each layer is.
         let (size, whole) = (told.map_or((0, 0), |wanted| wanted.size), Choice::whole(u8::MAX));
         let wanted = self.quality_wanted(room, identity, track);
@@ -33,7 +34,8 @@ impl Director {
         let side = |pixels: u32| pixels.min(u16::MAX.into()) as u16;
         let priority = told.map(|wanted| wanted.priority).filter(|priority| *priority > 0);
         let priority = priority.unwrap_or_else(|| self.usual_priority(room, track));
-        self.want(slot, sender, Wish { most, size: (side(size.0), side(size.1)), priority });
+        let frame_rate = told.map_or(0, |wanted| wanted.frame_rate);
+        self.want(slot, sender, Wish { most, size: (side(size.0), side(size.1)), frame_rate, priority });
     }
 
     /// Of a track of which its viewer has not said how much it matters: a screen is looked at.
@@ -42,7 +44,7 @@ impl Director {
         if source == Some(proto::TrackSource::ScreenShare as i32) { Wish::PRIORITY / 2 } else { Wish::PRIORITY }
     }
 
-    fn publication_from(&self, room: &str, track: TrackId) -> Option<&Publication> {
+    pub(super) fn publication_from(&self, room: &str, track: TrackId) -> Option<&Publication> {
         let publications = self.rooms.get(room)?.members.values().flat_map(|member| &member.publications);
         publications.into_iter().find(|publication| publication.track == Some(track))
     }
@@ -138,16 +140,7 @@ impl Director {
                 let Some(track) = publication.track.filter(|_| publication.info.r#type == proto::TrackType::Video as i32) else {
                     continue;
                 };
-                let feeds = |slot: &u32| {
-                    self.sessions.get(slot).is_some_and(|session| session.feeds.iter().any(|feed| feed.track == track))
-                };
-                let fed = room.members.values().filter(|other| other.subscriber.as_ref().is_some_and(feeds));
-                let best = fed.filter_map(|other| self.quality_wanted(name, &other.identity, track)).max();
-                // Viewers without an account of what they want get all, and so do recordings.
-                let is_tapped =
-                    member.publisher.and_then(|slot| self.sessions.get(&slot)).map(|session| self.is_tapped(session.id, track));
-                let best = if room.viewers.iter().any(feeds) || is_tapped == Some(true) { Some(2) } else { best };
-                let wanted = best.map_or(0, |best| best + 1);
+                let wanted = self.qualities_wanted(name, room, member, publication, track);
                 if publication.told != Some(wanted) {
                     changed.push((member.identity.clone(), publication.info.sid.clone(), wanted));
                 }
@@ -157,12 +150,35 @@ impl Director {
             let Some(member) = self.member_mut(name, &identity) else { continue };
             let Some(publication) = member.publication_of(&sid) else { continue };
             publication.told = Some(wanted);
-            let codec = publication.info.mime_type.trim_start_matches("video/").to_lowercase();
-            let qualities: Vec<proto::SubscribedQuality> =
-                (0..3).map(|quality| proto::SubscribedQuality { quality, enabled: quality < i32::from(wanted) }).collect();
-            let codecs = vec![proto::SubscribedCodec { codec, qualities: qualities.clone() }];
-            member.tell(Message::SubscribedQualityUpdate(subscribed(sid, qualities, codecs)));
+            let first = publication.info.mime_type.trim_start_matches("video/").to_lowercase();
+            let second = publication.backup.as_ref().map(|backup| backup.codec.name().to_lowercase());
+            let quality = |quality, wanted: u8| proto::SubscribedQuality { quality, enabled: quality < i32::from(wanted) };
+            let qualities = |wanted: u8| (0..3).map(|number| quality(number, wanted)).collect();
+            let codecs = std::iter::once(first).chain(second).zip(wanted);
+            let codecs = codecs.map(|(codec, wanted)| proto::SubscribedCodec { codec, qualities: qualities(wanted) }).collect();
+            member.tell(Message::SubscribedQualityUpdate(subscribed(sid, qualities(wanted[0]), codecs)));
         }
+    }
+
+    /// How many qualities anybody wants of each codec of a publication.
+    fn qualities_wanted(&self, name: &str, room: &Room, of: &Member, publication: &Publication, track: TrackId) -> [u8; 2] {
+        let mut wanted = [0; 2];
+        let mut note = |slot: u32, count: u8| {
+            let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
+            if let Some(codec) = feed.and_then(|feed| self.codec_for(slot, feed, publication)) {
+                wanted[codec] = count.max(wanted[codec]);
+            }
+        };
+        for other in room.members.values() {
+            let best = self.quality_wanted(name, &other.identity, track);
+            other.subscriber.into_iter().for_each(|slot| note(slot, best.map_or(0, |best| best + 1)));
+        }
+        // Viewers without an account of what they want get all, and so do recordings.
+        room.viewers.iter().for_each(|slot| note(*slot, 3));
+        if of.publisher.and_then(|slot| self.sessions.get(&slot)).is_some_and(|session| self.is_tapped(session.id, track)) {
+            wanted[0] = 3;
+        }
+        wanted
     }
 }
 

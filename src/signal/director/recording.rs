@@ -91,10 +91,16 @@ impl Director {
     /// The tracks of a session that anybody could play: not what is encrypted from end to end.
     fn recordable(&self, session: &Session) -> Vec<TappedTrack> {
         let member = self.member_of(session);
-        let tracks = session.tracks.iter().filter_map(|id| self.track(*id)).filter(|track| !track.encrypted);
+        // Nor what is the same picture in another codec.
+        let publications = || member.into_iter().flat_map(|member| &member.publications);
+        let is_second = |name: &Option<String>| {
+            let names = publications().filter_map(|own| own.backup.as_ref()?.cid.as_ref());
+            name.as_ref().is_some_and(|name| names.into_iter().any(|own| own == name))
+        };
+        let own = session.tracks.iter().zip(&session.sources).filter(|(_, (_, name))| !is_second(name)).map(|(id, _)| *id);
+        let tracks = own.filter_map(|id| self.track(id)).filter(|track| !track.encrypted && track.backs.is_none());
         let tapped = |track: &Track| {
-            let publications = member.into_iter().flat_map(|member| &member.publications);
-            let publication = publications.into_iter().find(|publication| publication.track == Some(track.id));
+            let publication = publications().find(|publication| publication.track == Some(track.id));
             let sid = publication.map(|publication| publication.info.sid.clone()).unwrap_or_default();
             let source = publication.map_or(source_of(track.kind), |publication| source_name(&publication.info));
             TappedTrack { id: track.id, codec: track.codec, rids: track.rids.clone(), sid, source }

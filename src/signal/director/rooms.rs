@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::feeds::line_for;
+use super::feeds::{decodable, line_for};
 use super::members::Member;
 use super::{Director, Part, Session};
 use crate::config::RoomPlan;
@@ -195,13 +195,16 @@ impl Director {
     /// Feeds a viewer's m-lines from whoever is on stage.
     pub(super) fn watch_stage(&mut self, viewer: u32) {
         let Some(session) = self.sessions.get(&viewer).filter(|session| session.part == Part::Viewer) else { return };
-        let on_stage = self.on_stage(session).map(|publisher| publisher.tracks.clone()).unwrap_or_default();
+        let mut on_stage = self.on_stage(session).map(|publisher| publisher.tracks.clone()).unwrap_or_default();
+        // A picture that it can decode before one that would have to come in another codec.
+        let decodes =
+            |id: &TrackId| self.track(*id).is_some_and(|own| session.lines.iter().any(|line| decodable(line, &own.codec)));
+        on_stage.sort_by_key(|id| !decodes(id));
         for id in on_stage {
-            let Some(track) = self.track(id) else { continue };
+            let Some(track) = self.track(id).filter(|track| track.backs.is_none()) else { continue };
             let Some(session) = self.sessions.get(&viewer) else { return };
             let Some(line) = line_for(&session.lines, track) else {
-                let (name, room, codec) = (&session.name, &session.room, track.codec.codec.name());
-                tracing::warn!(session = name, room, codec, "viewer cannot decode the track");
+                // It watches without sound, or without a picture.
                 continue;
             };
             if session.feeds.iter().all(|feed| feed.sender != line) {

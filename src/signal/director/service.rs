@@ -167,7 +167,7 @@ impl Director {
         for publication in &ended {
             self.happened("track_unpublished", room, Some(info.clone()), Some(publication.info.clone()));
         }
-        for track in ended.into_iter().filter_map(|publication| publication.track) {
+        for track in ended.into_iter().flat_map(|own| [own.track, own.backup_track()]).flatten() {
             self.close_track(track);
             if let Some(session) = slot.and_then(|slot| self.sessions.get_mut(&slot))
                 && let Some(index) = session.tracks.iter().position(|own| *own == track)

@@ -9,9 +9,10 @@ use proto::signal_request::Message as Said;
 use proto::signal_response::Message;
 
 use super::Director;
-use super::members::{Publication, Wanted, mime};
+use super::backup::{Backup, announced, backup_of, described};
+use super::members::{Publication, Wanted, mime, mime_of};
 use crate::limits::{ATTRIBUTES_BYTES_MAX, MEDIA_PER_PEER, METADATA_BYTES_MAX, NAME_BYTES_MAX, TRACK_BYTES_MAX};
-use crate::rtp::config::MediaKind;
+use crate::rtp::config::{Codec, MediaKind};
 use crate::signal::api::MemberKey;
 use crate::units::TrackId;
 
@@ -53,8 +54,10 @@ impl Director {
                 }
             }
             Some(Said::Simulate(request)) => self.simulate(key, &request),
-            // An ICE-lite server learns where its clients are from their checks, and layers are measured, not told; of data tracks and
-            // blobs it knows nothing yet.
+            Some(Said::PublishDataTrackRequest(request)) => self.publish_data_track(key, request),
+            Some(Said::UnpublishDataTrackRequest(request)) => self.unpublish_data_track(key, request),
+            Some(Said::UpdateDataSubscription(request)) => self.subscribe_to_data(key, request),
+            // An ICE-lite server learns where its clients are from their checks, and layers are measured, not told; blobs it does not keep.
             _ => {}
         }
     }
@@ -65,14 +68,18 @@ impl Director {
         }
     }
 
-    fn refuse(&mut self, key: &MemberKey, request_id: u32, reason: Reason, message: &str, request: Option<Request>) {
+    pub(super) fn refuse(&mut self, key: &MemberKey, request_id: u32, reason: Reason, message: &str, request: Option<Request>) {
         let (reason, message) = (reason as i32, message.to_owned());
         self.reply(key, Message::RequestResponse(proto::RequestResponse { request_id, reason, message, request }));
     }
 
     /// A track is about to be published: it gets its id. The others are told when it is agreed on.
     pub(super) fn add_track(&mut self, key: &MemberKey, request: proto::AddTrackRequest) {
+        if !request.sid.is_empty() {
+            return self.add_backup(key, request);
+        }
         let sid = format!("TR_{}", self.token(12));
+        let codecs = announced(&request, &self.settings.codecs);
         let Some(member) = self.speaker_for(key) else { return };
         let names = &member.permission.can_publish_sources;
         let granted = member.permission.can_publish && (names.is_empty() || names.contains(&request.source));
@@ -89,10 +96,14 @@ impl Director {
             let text = "No more tracks can be published, or none that is described at such length.";
             return self.refuse(key, 0, Reason::LimitExceeded, text, Some(Request::AddTrack(request)));
         }
-        let (cid, info) = (request.cid.clone(), track_info(sid, &request));
-        let cids = std::iter::once(request.cid).chain(request.simulcast_codecs.into_iter().map(|codec| codec.cid));
+        let (cid, info) = (request.cid.clone(), track_info(sid, &request, &codecs));
+        let mut codecs = codecs.into_iter();
+        let (first, second) = (codecs.next(), codecs.next());
+        let cids = std::iter::once(request.cid).chain(first.iter().map(|(_, asked)| asked.cid.clone()));
         let cids = cids.filter(|cid| !cid.is_empty()).collect();
-        member.publications.push(Publication { info: info.clone(), cids, track: None, told: None });
+        let codec = first.map(|(codec, _)| codec);
+        let backup = second.map(|(codec, _)| Backup { codec, cid: None, track: None });
+        member.publications.push(Publication { info: info.clone(), cids, codec, track: None, backup, told: None });
         member.tell(Message::TrackPublished(proto::TrackPublishedResponse { cid, track: Some(info) }));
         // It may have been agreed on before it was announced.
         if let Some(slot) = member.publisher {
@@ -116,7 +127,10 @@ impl Director {
         let alive = |track: TrackId| sent.iter().any(|(other, ..)| *other == track);
         let mut changed = false;
         let (mut unpublished, mut published, mut encrypted) = (Vec::new(), Vec::new(), Vec::new());
-        member.publications.retain(|publication| {
+        member.publications.retain_mut(|publication| {
+            if let Some(backup) = publication.backup.as_mut() {
+                backup.track = backup.track.filter(|track| alive(*track));
+            }
             let gone = publication.track.is_some_and(|track| !alive(track));
             // A client that changes a track's codec or its m-line names it as before.
             let again =
@@ -128,10 +142,14 @@ impl Director {
         });
         changed |= member.publications.len() != before;
         for (track, source, media) in &sent {
-            if member.publications.iter().any(|publication| publication.track == Some(*track)) {
+            if member.publications.iter().any(|own| [own.track, own.backup_track()].contains(&Some(*track))) {
                 continue;
             }
             let Some(media) = media else { continue };
+            if let Some(backup) = backup_of(&mut member.publications, source.as_deref(), media) {
+                backup.track = Some(*track);
+                continue;
+            }
             let kind = if media.kind == MediaKind::Audio { proto::TrackType::Audio } else { proto::TrackType::Video } as i32;
             let free =
                 |publication: &Publication| publication.track.is_none_or(|track| !alive(track)) && publication.info.r#type == kind;
@@ -170,7 +188,7 @@ impl Director {
         if !encrypted.is_empty() {
             self.published(slot);
         }
-        if changed {
+        if self.back_up_all(room, identity) || changed {
             // What the tracks are called is known only now.
             self.tap(slot);
             self.tell_of(room, identity);
@@ -208,7 +226,7 @@ impl Director {
         let sids: Vec<String> = sids.iter().filter(|sid| known(self, sid)).cloned().collect();
         let Some(member) = self.member_mut(room, identity) else { return };
         for sid in sids {
-            let unset = Wanted { subscribed: None, disabled: false, quality: None, size: (0, 0), priority: 0 };
+            let unset = Wanted { subscribed: None, disabled: false, quality: None, size: (0, 0), frame_rate: 0, priority: 0 };
             member.wanted.entry(sid).or_insert(unset).subscribed = Some(subscribed);
         }
         self.resubscribe_member(room, identity);
@@ -229,7 +247,8 @@ impl Director {
             let quality = (!sized).then(|| request.quality.clamp(0, 2) as u8);
             let size = if sized { (request.width, request.height) } else { (0, 0) };
             let priority = request.priority.min(u8::MAX.into()) as u8;
-            let wanted = Wanted { subscribed, disabled: request.disabled, quality, size, priority };
+            let frame_rate = request.fps.min(u8::MAX.into()) as u8;
+            let wanted = Wanted { subscribed, disabled: request.disabled, quality, size, frame_rate, priority };
             if track.is_some() {
                 member.wanted.insert(sid.clone(), wanted);
             }
@@ -294,6 +313,9 @@ impl Director {
             // What is named is the exception to what it gets by itself.
             let request = proto::UpdateSubscription { subscribe: !auto, ..subscription.clone() };
             self.subscription(key, &request);
+        }
+        if let Some(subscription) = &state.data_subscription {
+            self.subscribe_to_data(key, subscription.clone());
         }
         for sid in state.track_sids_disabled.iter().take(MEDIA_PER_PEER) {
             let Some(member) = self.speaker_for(key) else { return };
@@ -366,16 +388,9 @@ pub(super) fn fits(name: &str, metadata: &str, attributes: &std::collections::Ha
 }
 
 #[allow(deprecated)] // what older clients still read
-fn track_info(sid: String, request: &proto::AddTrackRequest) -> proto::TrackInfo {
+fn track_info(sid: String, request: &proto::AddTrackRequest, codecs: &[(Codec, proto::SimulcastCodec)]) -> proto::TrackInfo {
     let first = request.simulcast_codecs.first();
     let layers = first.map(|codec| &codec.layers).filter(|layers| !layers.is_empty()).unwrap_or(&request.layers);
-    let codec = |codec: &proto::SimulcastCodec| proto::SimulcastCodecInfo {
-        mime_type: format!("video/{}", codec.codec.trim_start_matches("video/")),
-        cid: codec.cid.clone(),
-        layers: codec.layers.clone(),
-        video_layer_mode: codec.video_layer_mode,
-        ..Default::default()
-    };
     let is_video = request.r#type == proto::TrackType::Video as i32;
     proto::TrackInfo {
         sid,
@@ -388,9 +403,8 @@ fn track_info(sid: String, request: &proto::AddTrackRequest) -> proto::TrackInfo
         disable_dtx: request.disable_dtx,
         source: request.source,
         layers: layers.clone(),
-        mime_type: first.map_or(String::new(), |codec| format!("video/{}", codec.codec.trim_start_matches("video/"))),
-        // Of those it could send instead, it sends none: everybody is sent what it sends first.
-        codecs: request.simulcast_codecs.iter().take(1).filter(|_| is_video).map(codec).collect(),
+        mime_type: codecs.first().map_or(String::new(), |(codec, _)| mime_of(*codec).to_owned()),
+        codecs: codecs.iter().filter(|_| is_video).map(|(codec, asked)| described(*codec, asked)).collect(),
         stereo: request.stereo,
         disable_red: request.disable_red,
         encryption: request.encryption,

@@ -16,7 +16,7 @@ use crate::limits::MEDIA_PER_PEER;
 use crate::peer::Growth;
 use crate::rtp::config::{CodecConfig, Direction, MediaConfig, MediaKind, Mid, StreamPair};
 use crate::signal::handshakes::Order;
-use crate::signal::negotiate::{self, Agreed, Msid, NegotiateError, OwnLine, Standing, Ways};
+use crate::signal::negotiate::{self, Agreed, Described, Msid, NegotiateError, OwnLine, Standing, Ways};
 use crate::units::{Micros, Ssrc, TrackId};
 use crate::worker::mail::{Command, IcePassword, Ufrag};
 
@@ -205,6 +205,7 @@ impl Director {
             let Some(line) = line.filter(|_| watched.iter().any(|own| own.flows && own.track == *track)) else { continue };
             self.feed(slot, line as u16, *track);
             self.apply_wish(room, identity, *track);
+            self.tell_undecodable(room, identity, slot, *track);
         }
     }
 
@@ -286,7 +287,7 @@ impl Director {
         let lines = session.into_iter().flat_map(|session| &session.lines).filter(keeps);
         let previous: Vec<(Mid, StreamPair)> = lines.filter_map(|line| Some((line.mid, line.local_stream?))).collect();
         let publications = self.member(room, identity).into_iter().flat_map(|member| &member.publications);
-        let plain: Vec<String> = publications.filter(|own| own.is_plain()).flat_map(|own| own.cids.clone()).collect();
+        let described: Vec<Described> = publications.flat_map(|own| own.described()).collect();
         let mut assigned: Vec<(Mid, TrackId)> = Vec::new();
         let mut assign = |media: &[MediaConfig], _: &[Option<String>]| {
             let mut sent: Vec<Option<Msid>> = vec![None; media.len()];
@@ -305,10 +306,9 @@ impl Director {
                 }
                 // An m-line that sent something else rests once: clients see a new track where there was none.
                 let rests = |line: &MediaConfig| told.iter().any(|(mid, _)| *mid == line.mid);
-                let free = |index: usize, line: &MediaConfig| {
-                    sent[index].is_none() && line.kind == own.kind && !rests(line) && decodable(line, &own.codec)
-                };
-                if let Some((index, line)) = lines().find(|(index, line)| free(*index, line)) {
+                let free = |(index, line): &(usize, &MediaConfig)| sent[*index].is_none() && line.kind == own.kind && !rests(line);
+                // If none can decode it, it may come in another codec.
+                if let Some((index, line)) = lines().filter(free).min_by_key(|(_, line)| !decodable(line, &own.codec)) {
                     sent[index] = Some(own.msid.clone());
                     assigned.push((line.mid, own.track));
                 }
@@ -316,7 +316,7 @@ impl Director {
             sent
         };
         let agreed = self.with_local(credentials, |local, ssrc, codecs| {
-            let standing = Standing { previous: &previous, plain: &plain, assign: &mut assign };
+            let standing = Standing { previous: &previous, described: &described, assign: &mut assign };
             negotiate::answer_further(offer, Ways::Each, local, ssrc, codecs, standing)
         })?;
         Ok((agreed, assigned))

@@ -142,7 +142,7 @@ impl Director {
     fn watched_codec(&self, session: &Session, media: &MediaConfig) -> Option<&'static str> {
         let sender = session.lines.iter().position(|line| line.mid == media.mid)?;
         let feed = session.feeds.iter().find(|feed| feed.sender as usize == sender)?;
-        Some(self.track(feed.track)?.codec.codec.name())
+        Some(self.track(feed.sent)?.codec.codec.name())
     }
 
     pub(super) fn publish_gauges(&self) {

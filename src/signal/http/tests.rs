@@ -71,7 +71,7 @@ fn director(requests: Receiver<Request>, seen: Seen) {
                 reply.send(Err(Refusal::RoomFull { room: attend.room, sessions_max: 3 }));
             }
             Request::Room { reply, .. } => reply.send(Err(Refusal::NoSuchRoom { room: "b".into() })),
-            Request::Signal { .. } | Request::Hung { .. } => {}
+            Request::Signal { .. } | Request::Hung { .. } | Request::Farewell => {}
             Request::Rooms { reply } => reply.send(Vec::new()),
         }
     }

@@ -21,6 +21,7 @@ pub struct Query {
     sid: Option<String>,
     sdk: Option<String>,
     version: Option<String>,
+    attributes: Option<String>,
 }
 
 /// What comes of it.
@@ -37,6 +38,11 @@ pub struct Wish {
 }
 
 impl Query {
+    /// Whether it is of a client with one peer connection: some ask for that at `/rtc` too.
+    pub fn is_joining(&self) -> bool {
+        self.join_request.as_deref().is_some_and(|request| !request.is_empty())
+    }
+
     /// Of `/rtc`.
     pub fn wish(&self) -> Wish {
         let told = |value: &Option<String>| value.as_deref().is_some_and(|value| value == "1" || value == "true");
@@ -44,7 +50,10 @@ impl Query {
         let client = format!("{} {}", self.sdk.as_deref().unwrap_or("?"), self.version.as_deref().unwrap_or("?"));
         // Not said: everything (LiveKit's default).
         let auto_subscribe = self.auto_subscribe.is_none() || told(&self.auto_subscribe);
-        Wish { auto_subscribe, resume, client: client.chars().take(120).collect(), ..Wish::default() }
+        // What cannot be read is as if it was not said, as with LiveKit's server.
+        let text = self.attributes.as_deref().map(|text| text.trim_end_matches('=').chars().map(plain).collect::<String>());
+        let attributes = text.and_then(|text| serde_json::from_slice(&base64url(&text)?).ok()).unwrap_or_default();
+        Wish { auto_subscribe, resume, attributes, client: client.chars().take(120).collect(), ..Wish::default() }
     }
 
     /// Of `/rtc/v1`, or what is wrong with it.
@@ -101,6 +110,7 @@ const SOURCES: [(&str, proto::TrackSource); 4] = [
 ];
 
 /// What a token says of a member that may this: the other way round.
+#[allow(deprecated)]
 pub fn grants(room: &str, permission: &proto::ParticipantPermission) -> VideoGrants {
     let name = |number: &i32| SOURCES.iter().find(|(_, source)| *source as i32 == *number).map(|(name, _)| (*name).to_owned());
     VideoGrants {
@@ -112,11 +122,13 @@ pub fn grants(room: &str, permission: &proto::ParticipantPermission) -> VideoGra
         can_publish_sources: permission.can_publish_sources.iter().filter_map(name).collect(),
         can_update_own_metadata: Some(permission.can_update_metadata),
         hidden: permission.hidden,
+        recorder: permission.recorder,
         ..VideoGrants::default()
     }
 }
 
 /// What a token allows a member.
+#[allow(deprecated)] // where clients look for who records
 pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
     let video = &claims.video;
     let source = |name: &String| SOURCES.iter().find(|(known, _)| known == name).map(|(_, source)| *source as i32);
@@ -126,6 +138,7 @@ pub fn permission(claims: &Claims) -> proto::ParticipantPermission {
         can_publish_data: video.can_publish_data.unwrap_or(video.can_publish.unwrap_or(true)),
         can_publish_sources: video.can_publish_sources.iter().filter_map(source).collect(),
         hidden: video.hidden,
+        recorder: video.recorder,
         can_update_metadata: video.can_update_own_metadata.unwrap_or(false),
         ..Default::default()
     }
@@ -165,6 +178,7 @@ mod tests {
             can_subscribe: Some(false),
             can_publish_sources: vec!["camera".into(), "screen_share_audio".into()],
             hidden: true,
+            recorder: true,
             ..VideoGrants::default()
         };
         let claims = Claims { video, kind: Some("agent".into()), ..Claims::default() };

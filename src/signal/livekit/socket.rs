@@ -1,4 +1,5 @@
-//! The WebSocket of a member: `/rtc` for clients with two peer connections, `/rtc/v1` for those with one. Messages are protobuf, or JSON
+//! The WebSocket of a member: `/rtc` for clients with two peer connections, `/rtc/v1` for those with one, who may also come to `/rtc` with
+//! what they would say there (`join_request`). Messages are protobuf, or JSON
 //! if the client speaks it first.
 //!
 //! Everything that can be said before the upgrade is said in HTTP: a token that proves nothing is 401, one that does not allow this 403,
@@ -23,8 +24,12 @@ use crate::signal::api::{Attend, Handle, MemberKey, Refusal};
 use crate::signal::auth::Claims;
 use crate::signal::http::{Failure, Services, check_room_name};
 
-/// A client that says nothing for so long is gone: it pings every few seconds.
+/// A client that says nothing for so long is gone: some ping every few seconds, and all answer ours.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// Between two pings of ours (RFC 6455 §5.5.2).
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Time for a client to close its side.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Messages of one client in a second; those after it wait.
 const MESSAGES_A_SECOND: u32 = 200;
 /// Why a connection is closed (RFC 6455 §7.4.1).
@@ -48,6 +53,9 @@ async fn validate(
     headers: HeaderMap,
 ) -> Result<&'static str, Failure> {
     admitted(&services, &query, &headers)?;
+    if query.is_joining() {
+        query.wish_v1().map_err(bad)?;
+    }
     Ok("success")
 }
 
@@ -69,7 +77,9 @@ async fn two(
     upgrade: Upgrade,
 ) -> Result<Response, Failure> {
     let claims = admitted(&services, &query, &headers)?;
-    connect(&services, claims, query.wish(), false, client, upgrade).await
+    let single = query.is_joining();
+    let wish = if single { query.wish_v1().map_err(bad)? } else { query.wish() };
+    connect(&services, claims, wish, single, client, upgrade).await
 }
 
 async fn one(
@@ -160,6 +170,8 @@ impl Drop for Connected {
 async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc::Receiver<proto::SignalResponse>) {
     let mut json = false;
     let (mut since, mut count) = (Instant::now(), 0u32);
+    let mut heard = Instant::now();
+    let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
     let close = loop {
         tokio::select! {
             biased;
@@ -170,9 +182,17 @@ async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc
                     return;
                 }
             }
-            received = tokio::time::timeout(SILENCE_MAX, socket.recv()), if member.is_some() => {
-                let Ok(received) = received else { break (POLICY, "nothing was heard for 45 s") };
+            _ = pings.tick() => {
+                if heard.elapsed() >= SILENCE_MAX {
+                    break (POLICY, "nothing was heard for 45 s");
+                }
+                if socket.send(Message::Ping(Default::default())).await.is_err() {
+                    return;
+                }
+            }
+            received = socket.recv(), if member.is_some() => {
                 let Some(Ok(received)) = received else { return };
+                heard = Instant::now();
                 let request = match read(&received) {
                     Ok(Some(request)) => request,
                     Ok(None) => continue,
@@ -195,6 +215,8 @@ async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc
     };
     let (code, reason) = close;
     let _ = socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    // What it says meanwhile is read: unread, it would cost the client the reason (RFC 9293 §3.6.1, the connection is reset).
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
 }
 
 fn written(message: &proto::SignalResponse, json: bool) -> Message {

@@ -16,25 +16,51 @@ pub struct AgreedCodec {
     pub channels: u8,
 }
 
-/// The codecs of one m-line: the first handled one for a publisher, so that what arrives is known; all handled ones for a viewer,
-/// so that any publisher suits it. In the offerer's order (RFC 3264 §6.1 lets the answerer choose; the client knows what its
-/// hardware does best).
-pub fn agree(media: &Media, purpose: Purpose, policy: &CodecPolicy, transport_sequence: bool) -> ArrayVec<AgreedCodec, 16> {
+/// The codecs of one m-line: one for a publisher, so that what arrives is known: the one it said it would send, else the first handled
+/// one; all handled ones for a viewer, so that any publisher suits it. In the offerer's order (RFC 3264 §6.1 lets the answerer choose;
+/// the client knows what its hardware does best).
+pub fn agree(
+    media: &Media,
+    purpose: Purpose,
+    policy: &CodecPolicy,
+    transport_sequence: bool,
+    preferred: Option<Codec>,
+) -> ArrayVec<AgreedCodec, 16> {
     let mut agreed: Vec<AgreedCodec> = Vec::new();
-    for encoding in &media.encodings {
+    let is = |encoding: &&Encoding, codec| handled(encoding, media.kind, policy).is_some_and(|handled| handled.0 == codec);
+    let preferred = preferred.filter(|codec| purpose == Purpose::Publish && media.encodings.iter().any(|own| is(&own, *codec)));
+    for encoding in media.encodings.iter().filter(|own| preferred.is_none_or(|codec| is(own, codec))) {
         if purpose == Purpose::Publish && !agreed.is_empty() {
             break;
         }
-        let Some((codec, format, parameters)) = handled(encoding, media.kind, policy) else { continue };
-        let payload_type = PayloadType(encoding.payload_type);
-        let (rtx, red) = (retransmission(media, encoding), redundancy(media, encoding));
-        let mut feedback = feedback(media, encoding.payload_type, codec.kind(), purpose, transport_sequence);
-        // What is sent with redundancy cannot be repeated under its own number (see `rtp::red`).
-        feedback.nack &= purpose == Purpose::Publish || red.is_none() || rtx.is_some();
-        let config = CodecConfig { codec, payload_type, rtx, red, clock_rate: encoding.clock_rate, format, feedback };
-        agreed.push(AgreedCodec { config, parameters, channels: encoding.channels });
+        agreed.extend(agreed_codec(media, encoding, purpose, policy, transport_sequence));
     }
     bounded(agreed)
+}
+
+fn agreed_codec(
+    media: &Media,
+    encoding: &Encoding,
+    purpose: Purpose,
+    policy: &CodecPolicy,
+    transport_sequence: bool,
+) -> Option<AgreedCodec> {
+    let (codec, format, parameters) = handled(encoding, media.kind, policy)?;
+    let payload_type = PayloadType(encoding.payload_type);
+    let (rtx, red) = (retransmission(media, encoding), redundancy(media, encoding));
+    let mut feedback = feedback(media, encoding.payload_type, codec.kind(), purpose, transport_sequence);
+    // What is sent with redundancy cannot be repeated under its own number (see `rtp::red`).
+    feedback.nack &= purpose == Purpose::Publish || red.is_none() || rtx.is_some();
+    let config = CodecConfig { codec, payload_type, rtx, red, clock_rate: encoding.clock_rate, format, feedback };
+    Some(AgreedCodec { config, parameters, channels: encoding.channels })
+}
+
+/// What a member's answer names after the codec that it is to send: some clients (pion's) offer on later m-lines only what was answered on
+/// the first, and could publish nothing else any more. What is sent in them here is dropped.
+pub fn others(media: &Media, policy: &CodecPolicy, transport_sequence: bool, first: PayloadType) -> Vec<AgreedCodec> {
+    let others = media.encodings.iter().filter(|encoding| encoding.payload_type != first.0);
+    let all = others.filter_map(|encoding| agreed_codec(media, encoding, Purpose::Publish, policy, transport_sequence));
+    bounded(all.collect()).into_iter().collect()
 }
 
 /// The first sixteen. Some browsers list a dozen H264 profiles before their only AV1: further profiles give way, from the last,

@@ -291,6 +291,26 @@ fn a_publisher_gets_the_codec_it_prefers() {
 }
 
 #[test]
+fn a_track_is_sent_in_the_codec_that_was_said_outside_of_sdp() {
+    let named = |codec| Described { name: "d1052ef2-ab16-4f72-929e-c1acafd8d158".into(), plain: false, codec: Some(codec) };
+    let (ufrag, pwd, fingerprint, cname) = ("u", "p", "f", "c");
+    let local = LocalTransport { ufrag, pwd, fingerprint, candidates: &[], tcp_port: None, session_id: 1, cname };
+    let video = |described: &[Described]| {
+        let mut assign = |media: &[MediaConfig], _: &[Option<String>]| vec![None; media.len()];
+        let standing = Standing { previous: &[], described, assign: &mut assign };
+        let agreed = answer_further(CHROMIUM, Ways::Each, &local, &mut || 1, &CodecPolicy::default(), standing).unwrap();
+        let video = agreed.media.iter().find(|media| media.kind == MediaKind::Video).unwrap();
+        assert_eq!(video.codecs.len(), 1);
+        video.codecs[0].codec
+    };
+    assert_eq!(video(&[]), Codec::Vp8);
+    assert_eq!(video(&[named(Codec::Av1)]), Codec::Av1);
+    assert_eq!(video(&[named(Codec::Vp9)]), Codec::Vp9);
+    assert_eq!(video(&[named(Codec::Opus)]), Codec::Vp8, "not offered");
+    assert_eq!(video(&[Described { name: "another".into(), ..named(Codec::Av1) }]), Codec::Vp8);
+}
+
+#[test]
 fn policy_limits_the_codecs() {
     let local = LocalTransport {
         ufrag: "u",

@@ -123,9 +123,10 @@ pub const fn setup_of(role: DtlsRole) -> &'static str {
 
 fn accepted_media(media: &Media, accepted: &Accepted, sent: Option<&Msid>, common: &Common) -> sdp_types::Media {
     let config = &accepted.config;
-    let payload_types: Vec<String> = config
+    let payload_types: Vec<String> = accepted
         .codecs
         .iter()
+        .map(|codec| &codec.config)
         // Redundancy first: Chromium sends it only if it is preferred.
         .flat_map(|codec| [codec.red, Some(codec.payload_type), codec.rtx])
         .flatten()
