@@ -87,9 +87,8 @@ pub struct Estimator {
     competition: Competition,
     events: LossEvents,
     target: Bitrate,
-    /// The most that could be used, and that the path was seen to carry.
+    /// The most that could be used, and a little more.
     useful: Bitrate,
-    carried: Bitrate,
     idle: bool,
     /// When a probe raised the rate last.
     raised: Micros,
@@ -120,7 +119,6 @@ impl Estimator {
             events: LossEvents::default(),
             target: start,
             useful: max,
-            carried: start,
             idle: false,
             raised: Micros::ZERO,
             disturbed_until: Micros::ZERO,
@@ -248,15 +246,14 @@ impl Estimator {
         let usage = if usage == Usage::Over && standing < STANDING_MS && !full && !self.sudden { Usage::Under } else { usage };
         if usage == Usage::Normal && self.trendline.queue_ms() < EMPTY_QUEUE_MS {
             self.prober.again(self.target, now);
-            self.carried = self.carried.max(self.target);
         }
         let drains = self.trendline.usage() == Usage::Under;
         self.competition.update(self.trendline.queue_ms(), grew, drains, now);
         self.trendline.hold_base(self.competition.is_on());
         match probed {
             _ if self.competition.is_on() => {
-                let fair = self.events.rate(round_trip).unwrap_or_default().min(self.useful).min(Bitrate(self.carried.0 / 2));
-                self.rate.compete(lost > 0, self.acknowledged.bitrate(), fair, now);
+                let fair = self.events.rate(round_trip).unwrap_or_default();
+                self.rate.compete(lost > 0, self.acknowledged.bitrate(), fair, self.useful, now);
             }
             // One that met others' bursts may show less than is known; unless that is what another has just shown, of which jitter made more.
             Some(rate) if usage != Usage::Over => {
