@@ -329,7 +329,8 @@ impl Path {
 
     /// The part of the target that is left to media.
     fn of_media(&self) -> f64 {
-        let repairs = self.loss().min(REPEATS_PERCENT as f64 / 100.0);
+        // Beside TCP losses come in bursts, when it fills the queue, and are few on average.
+        let repairs = if self.competes() { 0.0 } else { self.loss().min(REPEATS_PERCENT as f64 / 100.0) };
         let fec = if self.protection.0 > 0 { 1.0 / self.protection.0 as f64 } else { 0.0 };
         (1.0 - repairs) / (1.0 + fec)
     }
@@ -348,6 +349,11 @@ impl Path {
     /// As far as the feedback tells it: with the time that the viewer takes to report.
     pub fn round_trip(&self) -> Option<Micros> {
         self.round_trip
+    }
+
+    /// Whether its queue is somebody else's: one that gives way to loss alone.
+    pub fn competes(&self) -> bool {
+        self.transport.as_ref().is_some_and(|transport| transport.estimator.competes())
     }
 
     /// Losses of the last seconds, of 1.
@@ -580,8 +586,9 @@ impl Path {
         }
         self.target = target;
         transport.estimator.set_draining(now < self.drained);
-        // What is told of a queue is as old as it is long.
-        let long = transport.estimator.queue_ms() > FLOODED_MS || self.fell.is_some_and(|at| now.since(at) < FLOODED.0);
+        // What is told of a queue is as old as it is long. That of others does not drain if we hold back.
+        let long = !transport.estimator.competes() && transport.estimator.queue_ms() > FLOODED_MS;
+        let long = long || self.fell.is_some_and(|at| now.since(at) < FLOODED.0);
         self.flooded = now < self.drained && long;
         self.take_probe(now);
     }

@@ -167,8 +167,9 @@ pub struct Steadiness {
 
 impl Steadiness {
     /// Amends what was allocated: a picture does not pause before it has starved for a while, and after one was lowered none rises for a
-    /// while. What the receiver asks for itself is not delayed.
-    pub fn settle(&mut self, demands: &[Demand], allocation: &mut Allocation, now: Micros) {
+    /// while. What the receiver asks for itself is not delayed. `competes`: the path is shared with TCP, which makes the rate sway whether or
+    /// not anything has risen.
+    pub fn settle(&mut self, demands: &[Demand], allocation: &mut Allocation, competes: bool, now: Micros) {
         let recently = |time: Option<Micros>, span: Micros| time.is_some_and(|time| now.since(time) < span.0);
         let rests = recently(self.lowered, self.rest);
         let (mut starves, mut lowers, mut raises) = (false, false, false);
@@ -190,7 +191,7 @@ impl Steadiness {
         }
         self.starves = starves.then(|| self.starves.unwrap_or(now));
         if lowers {
-            let failed = recently(self.raised, SOON);
+            let failed = recently(self.raised, SOON) && !competes;
             self.rest = if failed { Micros((self.rest.0 * 2).clamp(REST.0, REST_MAX.0)) } else { REST };
             self.lowered = Some(now);
             self.raised = None;
@@ -293,7 +294,7 @@ mod tests {
         let mut demands = [Demand { current: Some(Choice { quality: 1, temporal: 1 }), ..video() }];
         let mut step = |budget: u64, millis: u64| {
             let mut allocation = allocate(Some(Bitrate::kbps(budget)), &demands);
-            steadiness.settle(&demands, &mut allocation, Micros::from_millis(millis));
+            steadiness.settle(&demands, &mut allocation, false, Micros::from_millis(millis));
             (demands[0].current, demands[0].paused) = (allocation[0], allocation[0].is_none());
             allocation[0].map(|choice| (choice.quality, choice.temporal))
         };
@@ -312,7 +313,7 @@ mod tests {
         let mut step = |budget: u64, seconds: u64, wish: u8| {
             demand.wish.most = Some(Choice::whole(wish));
             let mut allocation = allocate(Some(Bitrate::kbps(budget)), &[demand]);
-            steadiness.settle(&[demand], &mut allocation, Micros::from_secs(seconds));
+            steadiness.settle(&[demand], &mut allocation, false, Micros::from_secs(seconds));
             demand.current = allocation[0];
             allocation[0].map(|choice| choice.quality)
         };
@@ -332,7 +333,7 @@ mod tests {
             let is_high = demand.current.is_some_and(|choice| choice.quality == 2);
             let budget = Bitrate::kbps(if is_high { 600 } else { 5_000 });
             let mut allocation = allocate(Some(budget), &[demand]);
-            steadiness.settle(&[demand], &mut allocation, Micros::from_secs(second));
+            steadiness.settle(&[demand], &mut allocation, false, Micros::from_secs(second));
             demand.current = allocation[0];
             if is_high {
                 falls.push(second);
@@ -386,7 +387,7 @@ mod tests {
         let mut demands = [of(1), of(2)];
         let mut step = |budget: u64, seconds: u64| {
             let mut allocation = allocate(Some(Bitrate::kbps(budget)), &demands);
-            steadiness.settle(&demands, &mut allocation, Micros::from_secs(seconds));
+            steadiness.settle(&demands, &mut allocation, false, Micros::from_secs(seconds));
             for (demand, given) in demands.iter_mut().zip(&allocation) {
                 (demand.current, demand.paused) = (*given, given.is_none());
             }

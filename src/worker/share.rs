@@ -67,7 +67,8 @@ impl Worker {
         let budget = peer.path.as_deref().and_then(|path| path.budget(now));
         let mut allocation = allocate(budget, &demands);
         if let (Some(_), Some(path)) = (budget, peer.path.as_deref_mut()) {
-            path.steadiness.settle(&demands, &mut allocation, now);
+            let competes = path.competes();
+            path.steadiness.settle(&demands, &mut allocation, competes, now);
             path.want(next(&demands, &allocation), least(&demands), now);
         }
         let mut hurries = false;

@@ -11,6 +11,7 @@
 #![allow(dead_code)] // several tests use this, each another part of it
 
 pub mod client;
+pub mod cross;
 pub mod decoder;
 pub mod member;
 pub mod native;
@@ -19,6 +20,9 @@ pub mod picture;
 pub mod random;
 pub mod recorded;
 pub mod server;
+/// What TCP may send, as in the comparison of congestion controls.
+#[path = "../../bench/src/bin/congestion/window.rs"]
+pub mod window;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,6 +34,7 @@ use distributary::signal::api::{Attend, LayerWish, Patched, Purpose, Refusal, Se
 use livekit_protocol as proto;
 
 use client::{Client, Part, Publisher, Viewer};
+use cross::Cross;
 use member::{Line, Watcher};
 use network::{Link, Network};
 use random::Random;
@@ -45,6 +50,8 @@ pub struct World {
     pub server: Server,
     pub network: Network,
     pub clients: Vec<Client>,
+    /// Somebody else's TCP connection.
+    pub cross: Option<Cross>,
     pub random: Random,
     by_address: HashMap<SocketAddr, usize>,
     base: Instant,
@@ -83,6 +90,7 @@ impl World {
             server,
             network,
             clients: Vec::new(),
+            cross: None,
             random,
             by_address: HashMap::new(),
             base: Instant::now(),
@@ -237,6 +245,13 @@ impl World {
         self.server.layer(path, LayerWish { active: Some(is_shown), ..LayerWish::default() }).expect("a session that watches");
     }
 
+    /// These viewers, who have the same link, are behind one bottleneck from now on, and from `begins` on a TCP connection with them.
+    pub fn share(&mut self, viewers: &[usize], begins: u64) {
+        let to = self.new_address();
+        self.network.sharing = viewers.iter().map(|viewer| self.clients[*viewer].public).chain([to]).collect();
+        self.cross = Some(Cross::new(self.clients[viewers[0]].link, to, begins));
+    }
+
     /// For so many microseconds a viewer's pictures wait for those before them.
     pub fn delay(&mut self, viewer: usize, micros: u64) {
         if let Part::Viewer(viewer) = &mut self.clients[viewer].part {
@@ -328,6 +343,9 @@ impl World {
             for bytes in sent.drain(..) {
                 self.network.send(&client.link, now, client.public, self.server.address, &bytes);
             }
+        }
+        if let Some(cross) = &mut self.cross {
+            cross.turn(now, &mut self.network);
         }
         let (server, network, heard) = (&mut self.server, &mut self.network, &mut self.heard);
         let (clients, by_address, listen, strays) = (&self.clients, &self.by_address, &self.listen, &mut self.strays);

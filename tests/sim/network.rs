@@ -84,6 +84,10 @@ pub struct Network {
     pub corrupted: u64,
     /// When the bottleneck on the way to a client will be free.
     free_at: HashMap<SocketAddr, u64>,
+    /// Who shares one, that of the first.
+    pub sharing: Vec<SocketAddr>,
+    /// Bytes that a bottleneck let pass, by whom they were for.
+    pub passed: HashMap<SocketAddr, u64>,
     /// Whose datagrams to note as they leave the server.
     pub watched: Vec<SocketAddr>,
     /// When, to whom, how many bytes.
@@ -102,6 +106,8 @@ impl Network {
             duplicated: 0,
             corrupted: 0,
             free_at: HashMap::new(),
+            sharing: Vec::new(),
+            passed: HashMap::new(),
             watched: Vec::new(),
             departures: Vec::new(),
             waited: Vec::new(),
@@ -113,19 +119,28 @@ impl Network {
         if self.watched.contains(&to) {
             self.departures.push((now, to, bytes.len()));
         }
-        let Some((rate, queue_millis)) = link.bottleneck else { return self.send(link, now, from, to, bytes) };
-        let free_at = self.free_at.entry(to).or_default();
+        if let Some(left) = self.pass(link, now, to, bytes.len()) {
+            self.send(link, left, from, to, bytes);
+        }
+    }
+
+    /// When something of that size has left the bottleneck on the way to `to`; none if there is no room for it.
+    pub fn pass(&mut self, link: &Link, now: u64, to: SocketAddr, bytes: usize) -> Option<u64> {
+        let Some((rate, queue_millis)) = link.bottleneck else { return Some(now) };
+        let whose = self.sharing.first().filter(|_| self.sharing.contains(&to)).unwrap_or(&to);
+        let free_at = self.free_at.entry(*whose).or_default();
         let begins = now.max(*free_at);
-        if begins - now > queue_millis * 1000 {
+        let leaves = begins + bytes as u64 * 8_000_000 / rate;
+        if begins > now && leaves - now > queue_millis * 1000 {
             self.lost += 1;
-            return;
+            return None;
         }
         if self.watched.contains(&to) {
             self.waited.push((now, to, begins - now));
         }
-        *free_at = begins + bytes.len() as u64 * 8_000_000 / rate;
-        let later = *free_at;
-        self.send(link, later, from, to, bytes);
+        *free_at = leaves;
+        *self.passed.entry(to).or_default() += bytes as u64;
+        Some(leaves)
     }
 
     pub fn send(&mut self, link: &Link, now: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {

@@ -7,6 +7,7 @@
 //!                            loss ───────────────────────┘
 //!                            probe ──► rate            probes to send
 //!                            compete ─► rate
+//!                            equation ─► rate
 //! ```
 //!
 //! Source: draft-ietf-rmcat-gcc-02 and, where it has moved on, libwebrtc's `modules/congestion_controller/goog_cc`; each file names its
@@ -18,6 +19,7 @@
 pub mod acknowledged;
 pub mod compete;
 pub mod delta;
+pub mod equation;
 pub mod loss;
 pub mod probe;
 pub mod queue;
@@ -28,8 +30,9 @@ use crate::units::{Bitrate, Micros};
 use acknowledged::Acknowledged;
 use compete::Competition;
 use delta::InterArrival;
+use equation::LossEvents;
 use loss::LossBased;
-use probe::{Cluster, Prober};
+use probe::{Cluster, Prober, WANT_FACTOR};
 use queue::{Least, Queue};
 use rate::RateControl;
 use trendline::{Trendline, Usage};
@@ -84,9 +87,12 @@ pub struct Estimator {
     loss: LossBased,
     prober: Prober,
     competition: Competition,
+    events: LossEvents,
     target: Bitrate,
     /// What cannot be made smaller.
     least: Bitrate,
+    /// The most that could be used, and a little more.
+    useful: Bitrate,
     idle: bool,
     /// When a probe raised the rate last.
     raised: Micros,
@@ -114,8 +120,10 @@ impl Estimator {
             loss: LossBased::new(start),
             prober: Prober::new(start, max, now),
             competition: Competition::default(),
+            events: LossEvents::default(),
             target: start,
             least: Bitrate::default(),
+            useful: max,
             idle: false,
             raised: Micros::ZERO,
             disturbed_until: Micros::ZERO,
@@ -164,9 +172,10 @@ impl Estimator {
         self.prober.next_cluster()
     }
 
-    /// The most that could be used: it is probed for, and nothing above.
+    /// The most that could be used: it is probed for, and nothing above. In a queue that is somebody else's a probe would show that alone.
     pub fn want(&mut self, rate: Bitrate, now: Micros) {
-        if self.trendline.usage() == Usage::Normal {
+        self.useful = Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
+        if self.trendline.usage() == Usage::Normal && !self.competition.is_on() {
             self.prober.want(rate, self.target, now);
         }
     }
@@ -174,6 +183,11 @@ impl Estimator {
     /// What cannot be made smaller: only a queue, or losses beyond bearing, leave less.
     pub fn set_least(&mut self, rate: Bitrate) {
         self.least = rate;
+    }
+
+    /// Whether the queue on the path is somebody else's.
+    pub fn competes(&self) -> bool {
+        self.competition.is_on()
     }
 
     /// Whether the sender has less to send than it may (application-limited).
@@ -197,6 +211,7 @@ impl Estimator {
         let mut packets = 0u32;
         for Outcome { sent, arrived, bytes, cluster } in outcomes {
             self.loss.packet(sent, bytes, arrived.is_none());
+            self.events.packet(sent, arrived.is_none(), round_trip);
             packets += 1;
             lost += arrived.is_none() as u32;
             let Some(arrived) = arrived else { continue };
@@ -246,7 +261,10 @@ impl Estimator {
         self.competition.update(self.trendline.queue_ms(), grew, drains, now);
         self.trendline.hold_base(self.competition.is_on());
         match probed {
-            _ if self.competition.is_on() => self.rate.compete(lost > 0, self.acknowledged.bitrate(), now),
+            _ if self.competition.is_on() => {
+                let fair = self.events.rate(round_trip).unwrap_or_default();
+                self.rate.compete(lost > 0, self.acknowledged.bitrate(), fair, self.useful, now);
+            }
             // One that met others' bursts may show less than is known; unless that is what another has just shown, of which jitter made more.
             Some(rate) if usage != Usage::Over => {
                 let known = if now.since(self.raised) < CONFIRMED.0 { Bitrate::default() } else { self.rate.target() };

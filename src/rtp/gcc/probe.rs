@@ -38,7 +38,7 @@ const FIRST_INTERVAL: Micros = Micros::from_secs(1);
 /// Between two probes that were asked for.
 const WANT_INTERVAL: Micros = Micros::from_secs(1);
 /// A short cluster shows a little less than the rate it was sent for.
-const WANT_FACTOR: f64 = 1.2;
+pub const WANT_FACTOR: f64 = 1.2;
 /// A result that arrives faster than this part of the time is not believed.
 const RECEIVED_RATIO_MAX: f64 = 2.0;
 

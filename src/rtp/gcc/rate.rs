@@ -36,9 +36,13 @@ const DETECTION_SECONDS: f64 = 0.1;
 /// CUBIC's (RFC 9438 §4.3 and §4.6), whose region of short round trips is what a viewer shares a queue with.
 const COMPETING_BACKOFF: f64 = 0.7;
 const COMPETING_PACKETS: f64 = 1.0;
+/// The rate of the throughput equation is the mean of this, whose peak is so much above it.
+const PEAK: f64 = 2.0 / (1.0 + COMPETING_BACKOFF);
 /// One of so many reductions goes so far: the queue of a slow path that is ours alone does not empty by the others.
 const DEEP_EACH: u8 = 4;
 const DEEP_BACKOFF: f64 = 0.5;
+/// That can only be if no more than so much of what arrives may be sent.
+const USED: f64 = 1.1;
 const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,18 +140,24 @@ impl RateControl {
         }
     }
 
-    /// Does as TCP does, beside which delay means nothing. `lost`: something was, of what has been told of now.
-    pub fn compete(&mut self, lost: bool, acknowledged: Option<Bitrate>, now: Micros) {
+    /// Does as TCP does, beside which delay means nothing. `lost`: something was, of what has been told of now. `fair`: what TCP would have
+    /// here; up to what is `useful` that counts as if it had arrived, or who sends little would never be allowed more.
+    pub fn compete(&mut self, lost: bool, acknowledged: Option<Bitrate>, fair: Bitrate, useful: Bitrate, now: Micros) {
         let round_trip = self.round_trip.0.max(REDUCTION_INTERVAL.0) as f64 / 1e6;
         if lost && self.competed.is_none_or(|at| now.since(at) as f64 >= round_trip * 1e6) {
             self.competed = Some(now);
             self.reductions = (self.reductions + 1) % DEEP_EACH;
-            self.target *= if self.reductions == 0 { DEEP_BACKOFF } else { COMPETING_BACKOFF };
+            let is_used = acknowledged.is_none_or(|rate| self.target < USED * rate.0 as f64);
+            self.target = match self.reductions == 0 && is_used {
+                true => DEEP_BACKOFF * self.target,
+                false => (COMPETING_BACKOFF * self.target).max(self.target.min(fair.min(useful).0 as f64)),
+            };
         } else {
             let seconds = self.changed.map_or(0.0, |at| (now.since(at) as f64 / 1e6).min(1.0));
             let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
+            let unused = (PEAK * fair.0 as f64).min(useful.0 as f64);
             let growth = seconds * COMPETING_PACKETS * PACKET_BITS / (round_trip * round_trip);
-            self.target = (self.target + growth).min(limit.max(self.target));
+            self.target = (self.target + growth).min(limit.max(unused).max(self.target));
         }
         self.target = self.target.clamp(self.min, self.max);
         self.state = State::Hold;

@@ -16,6 +16,7 @@ mod sim;
 #[cfg(feature = "compare")]
 mod str0m_sender;
 mod tcp;
+mod window;
 
 use std::path::PathBuf;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::measure::Measures;
 use crate::scenario::{Outcome, Part, Scenario};
-use crate::tcp::Law;
+use crate::window::Law;
 
 #[derive(Serialize)]
 struct Row<'a> {

@@ -5,7 +5,8 @@ use crate::measure::{Measures, jain, late_rate, measure};
 use crate::path::{MILLISECOND, Profile, SECOND, Time};
 use crate::sender::{Ours, Sender};
 use crate::sim::{Flow, Record, run};
-use crate::tcp::{Law, Tcp};
+use crate::tcp::Tcp;
+use crate::window::Law;
 
 /// Bits per second of a simulcast stream's layers, temporal ones among them.
 const LAYERS: Layers = Some(&[100_000, 200_000, 400_000, 800_000, 1_400_000, 2_200_000]);

@@ -3,7 +3,7 @@
 use crate::measure::jain;
 use crate::path::{Bottleneck, MILLISECOND, Profile, Random, SECOND};
 use crate::scenario::{Outcome, SEED, Scenario, Who, all, beside_tcp, steps};
-use crate::tcp::Law;
+use crate::window::Law;
 
 /// What is published is of the first; nothing is made to fit it.
 const SEEDS: [u64; 5] = [SEED, 11, 23, 42, 99];
