@@ -163,18 +163,25 @@ impl Director {
     /// How many qualities anybody wants of each codec of a publication.
     fn qualities_wanted(&self, name: &str, room: &Room, of: &Member, publication: &Publication, track: TrackId) -> [u8; 2] {
         let mut wanted = [0; 2];
-        let mut note = |slot: u32, count: u8| {
-            let feed = self.sessions.get(&slot).and_then(|session| session.feeds.iter().find(|feed| feed.track == track));
-            if let Some(codec) = feed.and_then(|feed| self.codec_for(slot, feed, publication)) {
-                wanted[codec] = count.max(wanted[codec]);
-            }
+        let codec_of = |slot: u32| {
+            let feed = self.sessions.get(&slot)?.feeds.iter().find(|feed| feed.track == track)?;
+            self.codec_for(slot, feed, publication)
         };
         for other in room.members.values() {
             let best = self.quality_wanted(name, &other.identity, track);
-            other.subscriber.into_iter().for_each(|slot| note(slot, best.map_or(0, |best| best + 1)));
+            if let Some(codec) = other.subscriber.and_then(codec_of) {
+                wanted[codec] = wanted[codec].max(best.map_or(0, |best| best + 1));
+            }
         }
         // Viewers without an account of what they want get all, and so do recordings.
-        room.viewers.iter().for_each(|slot| note(*slot, 3));
+        let codecs = 1 + usize::from(publication.backup.is_some());
+        for codec in room.viewers.iter().filter_map(|slot| codec_of(*slot)) {
+            wanted[codec] = 3;
+            // One speaks for all.
+            if wanted.iter().take(codecs).all(|wanted| *wanted == 3) {
+                break;
+            }
+        }
         if of.publisher.and_then(|slot| self.sessions.get(&slot)).is_some_and(|session| self.is_tapped(session.id, track)) {
             wanted[0] = 3;
         }

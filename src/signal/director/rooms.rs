@@ -141,6 +141,7 @@ impl Director {
             room.publisher = None;
         }
         self.set_stage(&name);
+        self.tell_qualities(&name);
     }
 
     /// A room in which nobody is left goes, unless it is to stay for a while.
@@ -184,6 +185,7 @@ impl Director {
             self.starve_lines(viewer);
             self.watch_stage(viewer);
         }
+        self.tell_qualities(name);
     }
 
     fn starve_lines(&mut self, slot: u32) {
@@ -237,6 +239,11 @@ impl Director {
         self.published(slot);
         self.watch_stage(slot);
         self.let_flow(slot);
+        // A member that nobody watched may send nothing.
+        if let Some(session) = self.sessions.get(&slot).filter(|session| session.part == Part::Viewer) {
+            let room = session.room.clone();
+            self.tell_qualities(&room);
+        }
     }
 
     /// Undoes [`Director::connect_media`].
