@@ -9,10 +9,8 @@
 
 use crate::units::Micros;
 
-/// A shorter queue may be one that others have left for a moment: they cut by less than what waits where it is as short as a round trip.
-const EMPTY_MS: f64 = 10.0;
 /// Below this nothing waits.
-const GONE_MS: f64 = 5.0;
+const EMPTY_MS: f64 = 20.0;
 /// A longer queue is not competed in.
 const LONG_MS: f64 = 350.0;
 /// A queue that has stood for so long, more than it was empty, is not ours: that would have drained. Reno and CUBIC empty it now and then too.
@@ -38,8 +36,7 @@ impl Competition {
     pub fn update(&mut self, queue_ms: f64, over: bool, drains: bool, now: Micros) {
         let elapsed = self.looked.replace(now).map_or(0, |looked| now.since(looked).min(PAUSE_MAX));
         if queue_ms < EMPTY_MS {
-            self.stood = self.stood.saturating_sub(elapsed);
-            self.competing &= self.stood > 0 && queue_ms >= GONE_MS;
+            (self.stood, self.competing) = (self.stood.saturating_sub(elapsed), false);
         } else if queue_ms < LONG_MS {
             self.stood = (self.stood + if drains { 0 } else { elapsed }).min(PATIENCE);
             self.competing |= over && self.stood >= PATIENCE;

@@ -41,8 +41,6 @@ const PEAK: f64 = 2.0 / (1.0 + COMPETING_BACKOFF);
 /// One of so many reductions goes so far: the queue of a slow path that is ours alone does not empty by the others.
 const DEEP_EACH: u8 = 4;
 const DEEP_BACKOFF: f64 = 0.5;
-/// That can only be if no more than so much of what arrives may be sent.
-const USED: f64 = 1.1;
 const REDUCTION_INTERVAL: (u64, u64) = (10_000, 200_000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,12 +144,13 @@ impl RateControl {
         let round_trip = self.round_trip.0.max(REDUCTION_INTERVAL.0) as f64 / 1e6;
         if lost && self.competed.is_none_or(|at| now.since(at) as f64 >= round_trip * 1e6) {
             self.competed = Some(now);
-            self.reductions = (self.reductions + 1) % DEEP_EACH;
-            let is_used = acknowledged.is_none_or(|rate| self.target < USED * rate.0 as f64);
-            self.target = match self.reductions == 0 && is_used {
-                true => DEEP_BACKOFF * self.target,
-                false => (COMPETING_BACKOFF * self.target).max(self.target.min(fair.min(useful).0 as f64)),
-            };
+            if acknowledged.is_some_and(|rate| fair.0 as f64 > PEAK * rate.0 as f64) {
+                // TCP would have more than is sent, and with these losses: the queue is not made by us.
+                self.target = (COMPETING_BACKOFF * self.target).max(self.target.min(fair.min(useful).0 as f64));
+            } else {
+                self.reductions = (self.reductions + 1) % DEEP_EACH;
+                self.target *= if self.reductions == 0 { DEEP_BACKOFF } else { COMPETING_BACKOFF };
+            }
         } else {
             let seconds = self.changed.map_or(0.0, |at| (now.since(at) as f64 / 1e6).min(1.0));
             let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
@@ -295,5 +294,23 @@ mod tests {
             control.update(Usage::Normal, Some(Bitrate::kbps(900)), 100.0, true, Micros::from_millis(1000 + step * 100));
         }
         assert_eq!(control.target(), Bitrate::kbps(1000));
+    }
+
+    #[test]
+    fn beside_tcp_what_is_not_used_grows_to_what_tcp_would_have_if_that_is_useful() {
+        let k = Bitrate::kbps;
+        let (mut control, mut now) = (RateControl::new(k(200), k(30), k(10_000)), Micros::from_secs(1));
+        let mut after = |lost, fair, useful| {
+            for _ in 0..100 {
+                control.compete(lost, Some(k(200)), k(fair), k(useful), now);
+                now = now + Micros::from_millis(100);
+            }
+            control.target()
+        };
+        assert_eq!(after(false, 0, 800), k(310), "what arrives, and half of it");
+        assert_eq!(after(false, 400, 800), Bitrate((400e3 * PEAK) as u64));
+        assert_eq!(after(false, 2_000, 800), k(800));
+        assert!((k(500)..k(590)).contains(&after(true, 500, 800)), "losses that TCP would have at that rate too");
+        assert!(after(true, 100, 800) < k(150));
     }
 }
