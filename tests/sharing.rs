@@ -84,8 +84,8 @@ fn share(seed: u64, viewers: usize, queue_millis: u64, latency_micros: u64) -> S
 }
 
 /// Jain's index that is wanted is 0.8, with all on the second encoding 0.85. Where the queue is no longer than a round trip or two it is not
-/// reached yet (0.76 to 0.81 at 100 ms and a round trip of 20, 0.66 to 0.69 at one of 50, 0.47 to 0.58 at 50 ms, which is not held here; without
-/// `gcc::equation` 0.43 everywhere): there the others' cuts nearly empty it, and viewers that take it for their own give way.
+/// reached yet (0.76 to 0.81 at 100 ms and a round trip of 20, 0.66 to 0.69 at one of 50, 0.47 to 0.58 at 50 ms, which is not
+/// held here): there the others' cuts nearly empty it, and viewers that take it for their own give way.
 #[test]
 fn nobody_starves_beside_tcp() {
     let unfair = RefCell::new(Vec::new());
