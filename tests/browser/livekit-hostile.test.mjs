@@ -9,7 +9,8 @@ import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { AccessToken, RoomServiceClient } from 'livekit-server-sdk';
 import { chromium, closePages, open } from './browsers.mjs';
-import { pause, serve, until } from './server.mjs';
+import { endClients, start } from '../interop/clients.mjs';
+import { TESTS, pause, serve, until } from './server.mjs';
 
 const require = createRequire(import.meta.url);
 const { WebSocket } = require('ws');
@@ -28,6 +29,7 @@ before(async () => {
 const raws = [];
 afterEach(async () => {
   raws.splice(0).forEach((raw) => raw.socket.terminate());
+  await endClients();
   await closePages();
 });
 after(async () => {
@@ -192,6 +194,40 @@ test('who never reads what it is told is sent away, and costs little until then'
   assert.ok(said < 5_000, `${said}`);
   const grown = resident() - before;
   assert.ok(grown < 96, `the server grew by ${grown} MiB`);
+  await undisturbed();
+});
+
+test('who never reads its data channel misses what it could have read, and delays nobody', { timeout: 120_000 }, async () => {
+  const { ada, bob, undisturbed } = await pair('stuffed');
+  const client = path.join(TESTS, 'interop', 'livekit_client.mjs');
+  const deaf = start('livekit-deaf', process.execPath, [client, server.url.replace('http', 'ws'), await token('stuffed', 'deaf'), 100]);
+  await until('it is there, with its channels', 20_000, () => ada.evaluate(() => window.lk.room.remoteParticipants.get('deaf')?.trackPublications.size === 2));
+  await bob.evaluate(() => {
+    window.read = { next: 0, latest: 0, wrong: 0 };
+    window.lk.room.on('dataReceived', (bytes) => {
+      const [number, at] = new TextDecoder().decode(bytes.slice(0, 40)).split(' ').map(Number);
+      if (number !== window.read.next) window.read.wrong += 1;
+      window.read.next = number + 1;
+      window.read.latest = Math.max(window.read.latest, Date.now() - at);
+    });
+  });
+  await pause(1_000);
+  const before = resident();
+  deaf.child.kill('SIGSTOP');
+  // 8 MB, where a megabyte may wait for each.
+  const sent = await ada.evaluate(async () => {
+    const filler = 'x'.repeat(20_000);
+    for (let number = 0; number < 400; number += 1) {
+      await window.lk.room.localParticipant.publishData(new TextEncoder().encode(`${number} ${Date.now()} ${filler}`), { reliable: true });
+      await new Promise((done) => setTimeout(done, 40));
+    }
+    return 400;
+  });
+  await until('the other has read it all', 10_000, async () => (await bob.evaluate(() => window.read)).next === sent, async () => JSON.stringify(await bob.evaluate(() => window.read)));
+  const read = await bob.evaluate(() => window.read);
+  console.log(`read at the latest after ${read.latest} ms; the server grew by ${resident() - before} MiB`);
+  assert.ok(read.wrong === 0 && read.latest < 2_000, JSON.stringify(read));
+  assert.ok(resident() - before < 32, `the server grew by ${resident() - before} MiB`);
   await undisturbed();
 });
 

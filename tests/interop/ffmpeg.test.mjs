@@ -1,9 +1,10 @@
-// ffmpeg publishes by WHIP with a token, in both DTLS roles; Chromium watches.
+// ffmpeg publishes by WHIP with a token, in both DTLS roles; Chromium watches, and meets it.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, heard, moving, watch } from '../browser/browsers.mjs';
+import { meet, seesAndHears, shows } from '../browser/meeting.mjs';
 import { KEY, SECRET, configWithKeys, serve, token } from '../browser/server.mjs';
 import { VENV_PYTHON, endClients, start } from './clients.mjs';
 
@@ -22,7 +23,7 @@ after(async () => {
   await server?.stop();
 });
 
-function publish(name, room, flags) {
+function publish(name, room, flags, { to = server, bearer = token({ key: KEY, secret: SECRET, room, publish: true }) } = {}) {
   return start(name, ffmpeg, [
     '-hide_banner', '-nostdin', '-loglevel', 'verbose',
     '-re', '-f', 'lavfi', '-i', 'testsrc2=size=640x360:rate=25',
@@ -31,8 +32,8 @@ function publish(name, room, flags) {
     '-b:v', '800k', '-g', '25', '-bf', '0',
     '-c:a', 'libopus', '-ar', '48000', '-ac', '2',
     '-f', 'whip', ...flags,
-    '-authorization', token({ key: KEY, secret: SECRET, room, publish: true }),
-    `${server.url}/whip/${room}`,
+    '-authorization', bearer,
+    `${to.url}/whip/${room}`,
   ]);
 }
 
@@ -48,6 +49,19 @@ for (const [role, flags] of [['passive', []], ['active', ['-whip_flags', 'dtls_a
     assert.ok(!publisher.ended, 'ffmpeg still runs');
   });
 }
+
+test('ffmpeg is a participant of a meeting', { timeout: 90_000 }, async () => {
+  const open = await serve('ffmpeg-meeting');
+  try {
+    const ada = await meet(browser, open, '/meet/stage', 'Ada');
+    publish('ffmpeg-meeting', 'stage', [], { to: open, bearer: token({ room: 'stage', publish: true }) });
+    const tiles = await shows(ada, 'there is another tile', (all) => Object.keys(all).length === 2);
+    await seesAndHears(ada, 'Ada', Object.keys(tiles).filter((name) => name !== 'Ada (you)'));
+  } finally {
+    await endClients();
+    await open.stop();
+  }
+});
 
 test('ffmpeg with a token of another room is refused', { timeout: 30_000 }, async () => {
   const other = token({ key: KEY, secret: SECRET, room: 'another', publish: true });
