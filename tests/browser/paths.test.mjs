@@ -144,9 +144,8 @@ test('5 % loss on a round trip of 150 ms: what is lost comes again before anybod
 /** 1 if all get the same, 1 / n if one gets everything. */
 const jain = (shares) => shares.reduce((a, b) => a + b) ** 2 / (shares.length * shares.reduce((sum, share) => sum + share ** 2, 0));
 
-// With pictures of any rate the simulator's index is above 0.8 (bench/congestion, tcp-50 and tcp-200). With encodings of fixed rates it is not yet, here: when
-// TCP begins, both viewers fall to the smallest one, from which nothing leads up again beside a queue that is always full. So what is
-// held is the least: sound is whole, nobody ends with nothing, and it gets no worse.
+// With pictures of any rate the simulator's index is above 0.8 (bench/congestion, tcp-50 and tcp-200), with encodings of fixed rates where the queue is long
+// (tests/sharing.rs). Here 0.80 and 0.67 were seen, and 0.43 to 0.45 before `gcc::equation`, when both viewers stayed on the smallest one.
 test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { timeout: LONG ? 300_000 : 120_000 }, async () => {
   const room = 'shared';
   const layers = await simulcast(room);
@@ -176,7 +175,7 @@ test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { t
     const told = JSON.stringify({ layers, kbps: rates.map(Math.round), jain: index, concealed, frames, targets, queue: [0.5, 0.95].map((share) => percentile(queue, share)) });
     console.log(told);
     server.note(told);
-    assert.ok(rates.every((rate) => rate > 80) && index > 0.38, `nobody ends with nothing: ${told}`);
+    assert.ok(rates.every((rate) => rate > 80) && index > 0.5, `nobody ends with nothing: ${told}`);
     assert.ok(concealed.every((share) => share < 0.05), `sound is whole: ${told}`);
   } finally {
     clearInterval(timer);
