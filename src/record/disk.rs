@@ -1,14 +1,13 @@
-//! The thread that writes. A disk may take its time over a write (when the kernel's memory for what is not on it yet is full, or its journal
-//! has its turn), and over a sync always does; the recorder would lose packets of all publishers meanwhile. So what it writes is queued,
-//! in order, and it goes on. The queue is bounded ([`DISK_WAITING_BYTES`]): a disk that is too slow for longer than that holds up the recorder
-//! after all, whose own queue says then what was lost.
+//! The thread that writes. A disk may take its time over a file that is made and over a write (when the kernel's memory for what is not on it
+//! yet is full, or its journal has its turn), and over a sync always does; the recorder would lose packets of all publishers meanwhile. So
+//! what it does to files is queued, in order, and it goes on. The queue is bounded ([`DISK_WAITING_BYTES`]): a disk that is too slow for longer
+//! than that holds up the recorder after all, whose own queue says then what was lost.
 //!
 //! An error is known when the file is next written to, or ended.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -53,9 +52,16 @@ impl Disk {
         Disk(Way::Here(metrics))
     }
 
-    /// Makes a file, now. Fails if there is one.
-    pub fn create_new(&self, path: &Path) -> io::Result<DiskFile> {
-        Ok(DiskFile { disk: self.clone(), file: Arc::new(File::create_new(path)?), failed: Arc::default(), at: 0 })
+    /// Has files made.
+    pub fn create<const N: usize>(&self, make: impl FnOnce() -> io::Result<[File; N]> + Send + 'static) -> [DiskFile; N] {
+        let files = std::array::from_fn(|_| DiskFile { disk: self.clone(), file: Arc::default(), failed: Arc::default(), at: 0 });
+        let made = files.each_ref().map(|file: &DiskFile| (file.file.clone(), file.failed.clone()));
+        let job = move |_: &WorkerMetrics| match make() {
+            Ok(opened) => made.into_iter().zip(opened).for_each(|((file, _), opened)| drop(file.set(opened))),
+            Err(error) => made.into_iter().for_each(|(_, failed)| drop(failed.set(error.to_string()))),
+        };
+        self.queue(0, Box::new(job));
+        files
     }
 
     fn queue(&self, bytes: usize, job: Job) {
@@ -85,7 +91,8 @@ impl Writer {
 /// A file that is written by the thread.
 pub struct DiskFile {
     disk: Disk,
-    file: Arc<File>,
+    /// Once it is made.
+    file: Arc<OnceLock<File>>,
     /// Why no more of it is written.
     failed: Arc<OnceLock<String>>,
     at: u64,
@@ -96,8 +103,8 @@ impl DiskFile {
         self.whole()?;
         let (file, failed) = (self.file.clone(), self.failed.clone());
         let job = move |_: &WorkerMetrics| {
-            if failed.get().is_none()
-                && let Err(error) = job(&file)
+            if let (Some(file), None) = (file.get(), failed.get())
+                && let Err(error) = job(file)
             {
                 let _ = failed.set(error.to_string());
             }
@@ -121,7 +128,10 @@ impl DiskFile {
     pub fn end(self, ended: impl FnOnce(io::Result<()>) -> bool + Send + 'static) {
         let DiskFile { disk, file, failed, .. } = self;
         let job = move |metrics: &WorkerMetrics| {
-            let written = failed.get().map_or_else(|| file.sync_all(), |error| Err(io::Error::other(error.clone())));
+            let written = match (file.get(), failed.get()) {
+                (Some(file), None) => file.sync_all(),
+                (_, error) => Err(io::Error::other(error.cloned().unwrap_or_default())),
+            };
             drop(file);
             if !ended(written) {
                 metrics.add(Counter::RecordingsFailed, 1);

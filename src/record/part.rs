@@ -1,7 +1,9 @@
 //! A file that is being written, and the events beside it.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
@@ -14,14 +16,17 @@ use crate::config::{RecordPlan, RecordSync};
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::units::Micros;
 
-/// Numbers that are tried for a part whose name is taken.
+/// Names that are tried for a part whose name is taken.
 const NAMES_TRIED: u32 = 1_000;
+
+/// Where the file is while it is being written, once the disk's thread has made it.
+pub type MediaPath = Arc<OnceLock<PathBuf>>;
 
 /// Times are microseconds of the server's clock.
 pub struct Part {
     file: Container,
     sidecar: Sidecar,
-    pub path: PathBuf,
+    path: MediaPath,
     /// The file's beginning; pauses move it.
     pub zero: i64,
     /// The last frame, whatever its track.
@@ -34,25 +39,30 @@ pub struct Part {
 }
 
 impl Part {
-    /// Begins a file in `folder`. `name` is what it has in its name between the time and `number`, which is counted on; `start` goes into
-    /// the first event.
+    /// Begins a file in `folder`. `name` is what it has in its name between the time and `number`; `start` goes into the first event.
     pub fn open(
         plan: &RecordPlan,
         disk: &Disk,
-        folder: &Path,
-        (name, number): (&str, &mut u32),
+        folder: PathBuf,
+        (name, number): (&str, u32),
         entries: &[TrackEntry],
         (zero, epoch): (i64, i64),
         start: Value,
     ) -> io::Result<Part> {
-        std::fs::create_dir_all(folder)?;
         let unix_millis = epoch + zero / 1_000;
-        let kind = Kind::of(plan.format, entries);
-        let (name, mut sidecar) = create(disk, folder, &format!("{}-{name}", stamp(unix_millis)), number)?;
-        let path = folder.join(format!("{name}{UNFINISHED}.{}", kind.extension()));
-        let file = Container::new(kind, disk.create_new(&path)?, entries, unix_millis)?;
+        let (kind, name, path) =
+            (Kind::of(plan.format, entries), format!("{}-{name}{number}", stamp(unix_millis)), MediaPath::default());
+        let made = path.clone();
+        let [media, events] = disk.create(move || {
+            let (path, files) = create(&folder, &name, kind.extension())
+                .map_err(|error| io::Error::new(error.kind(), format!("no file can be made in {}: {error}", folder.display())))?;
+            tracing::info!(file = %path.display(), "recording begun");
+            let _ = made.set(path);
+            Ok(files)
+        });
+        let (file, mut sidecar) = (Container::new(kind, media, entries, unix_millis)?, Sidecar::new(events));
         let mut fields = start;
-        (fields["part"], fields["unix_ms"]) = (json!(*number), json!(unix_millis));
+        (fields["part"], fields["unix_ms"]) = (json!(number), json!(unix_millis));
         sidecar.write("start", 0, unix_millis, fields);
         Ok(Part { file, sidecar, path, zero, written: zero, epoch, sync: plan.sync, introduced: false })
     }
@@ -130,16 +140,35 @@ impl Part {
     }
 }
 
-/// Makes the sidecar of the first part whose name is free: no file is ever written over.
-fn create(disk: &Disk, folder: &Path, name: &str, number: &mut u32) -> io::Result<(String, Sidecar)> {
-    let mut tried = 0;
-    loop {
-        *number += 1;
-        tried += 1;
-        let name = format!("{name}{number}");
-        match Sidecar::create(disk, &folder.join(format!("{name}.jsonl"))) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tried < NAMES_TRIED => {}
-            sidecar => return Ok((name, sidecar?)),
+/// Makes a media file and its sidecar, under the first name that is free: no file is ever written over. Gives the path of the former.
+fn create(folder: &Path, name: &str, extension: &str) -> io::Result<(PathBuf, [File; 2])> {
+    std::fs::create_dir_all(folder)?;
+    let mut tried = 1;
+    let (name, events) = loop {
+        let name = if tried == 1 { name.to_owned() } else { format!("{name}-{tried}") };
+        match File::create_new(folder.join(format!("{name}.jsonl"))) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tried < NAMES_TRIED => tried += 1,
+            events => break (name, events?),
         }
+    };
+    let path = folder.join(format!("{name}{UNFINISHED}.{extension}"));
+    Ok((path.clone(), [File::create_new(path)?, events]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_is_written_over() {
+        let folder = std::env::temp_dir().join(format!("distributary-part-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let named = |extension| create(&folder, "a-1", extension).unwrap().0;
+        assert_eq!(named("webm"), folder.join("a-1.part.webm"));
+        assert_eq!(named("mp4"), folder.join("a-1-2.part.mp4"), "the events of both would have one name");
+        std::fs::remove_file(folder.join("a-1.jsonl")).unwrap();
+        assert!(create(&folder, "a-1", "webm").is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 4, "it got its events before it failed");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

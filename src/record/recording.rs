@@ -16,7 +16,6 @@
 //! A pause is cut out: what comes after it follows what was before it, video with a key frame. The sidecar says how long it was.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -503,9 +502,9 @@ impl Recording {
         if !self.title.label.is_empty() {
             start["name"] = json!(self.title.label);
         }
-        let folder: PathBuf = self.plan.folder.join(folder_of(&self.title.room));
-        let name = (self.title.name.as_str(), &mut self.parts);
-        let mut part = Part::open(&self.plan, &self.disk, &folder, name, &entries, (zero, self.title.epoch), start)?;
+        self.parts += 1;
+        let (folder, name) = (self.plan.folder.join(folder_of(&self.title.room)), (self.title.name.as_str(), self.parts));
+        let mut part = Part::open(&self.plan, &self.disk, folder, name, &entries, (zero, self.title.epoch), start)?;
         for (event, at, fields) in self.early.drain(..).filter(|(event, at, _)| at.0 as i64 >= zero && event != "undescribed") {
             part.tell(&event, at, false, fields);
         }
@@ -522,7 +521,6 @@ impl Recording {
                 json!({ "track": track.id().slot, "kind": "video", "reason": "it awaits a key frame" }),
             );
         }
-        tracing::info!(room = self.title.room, file = %part.path.display(), "recording begun");
         Ok(part)
     }
 

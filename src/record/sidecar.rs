@@ -12,7 +12,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::disk::Disk;
 use crate::limits::EVENTS_PER_SECOND;
 
 /// What a file's name ends in while it is being recorded.
@@ -28,12 +27,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Fails if there is one.
-    pub fn create(disk: &Disk, path: &Path) -> std::io::Result<Sidecar> {
-        Ok(Sidecar::new(disk.create_new(path)?))
-    }
-
-    fn new(file: impl Write + Send + 'static) -> Sidecar {
+    pub fn new(file: impl Write + Send + 'static) -> Sidecar {
         Sidecar { file: Some(Box::new(file)), second: 0, told: 0, omitted: 0 }
     }
 
@@ -150,9 +144,7 @@ mod tests {
     fn no_more_is_told_than_a_second_may_have_and_how_much_more_there_was() {
         let path = std::env::temp_dir().join(format!("distributary-sidecar-{}.jsonl", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let disk = Disk::at_once(std::sync::Arc::default());
-        let mut sidecar = Sidecar::create(&disk, &path).unwrap();
-        assert!(Sidecar::create(&disk, &path).is_err(), "nothing is written over");
+        let mut sidecar = Sidecar::append(&path).unwrap();
         for number in 0..EVENTS_PER_SECOND as i64 + 5 {
             sidecar.tell("gap", number, 5_000, json!({}));
         }

@@ -2,19 +2,10 @@
 // peer connection and with two. Sound is made in the pages, so that it is known who speaks when.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { AccessToken } from 'livekit-server-sdk';
 import { chromium, closePages, open } from './browsers.mjs';
+import { ONE, TWO, join, load, token } from './sdk.mjs';
 import { pause, serve, until } from './server.mjs';
-
-const require = createRequire(import.meta.url);
-const CLIENT = readFileSync(path.join(path.dirname(require.resolve('livekit-client')), 'livekit-client.umd.js'), 'utf8');
-const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
-const ONE = { singlePeerConnection: true };
-const TWO = { singlePeerConnection: false };
 
 let server;
 let browser;
@@ -30,12 +21,8 @@ after(async () => {
 
 /** A page in a room. */
 async function member(room, identity, options) {
-  const opened = await open(browser, server);
-  await opened.evaluate(CLIENT);
-  await opened.evaluate(PAGE);
-  const made = new AccessToken('devkey', 'secret', { identity, ttl: '10m' });
-  made.addGrant({ room, roomJoin: true });
-  await opened.evaluate((u, t, o) => window.lk.join(u, t, o), server.url, await made.toJwt(), options);
+  const opened = await load(await open(browser, server));
+  await join(opened, server, await token(room, identity), options);
   return opened;
 }
 

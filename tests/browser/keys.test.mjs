@@ -4,17 +4,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import path from 'node:path';
 import { after, afterEach, test } from 'node:test';
 import tls from 'node:tls';
 import { AccessToken, RoomServiceClient, TrackSource } from 'livekit-server-sdk';
 import { chromium, closePages, open } from './browsers.mjs';
+import { join, load } from './sdk.mjs';
 import { BINARY, OUT, configWithKeys, freeTcpPort, pause, serve, until } from './server.mjs';
 
-const require = createRequire(import.meta.url);
-const CLIENT = readFileSync(path.join(path.dirname(require.resolve('livekit-client')), 'livekit-client.umd.js'), 'utf8');
-const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
 const SECRETS = { first: 'the-first-secret-of-32-bytes-or-more', second: 'the-second-secret-of-32-bytes-or-more' };
 
 const running = [];
@@ -94,10 +91,8 @@ test('a member comes back after its first token has run out', { timeout: 120_000
   const made = new AccessToken('devkey', 'secret', { identity: 'ada', ttl: 2, attributes: { seat: '7' } });
   made.addGrant({ room: 'long', roomJoin: true, canPublishSources: [TrackSource.MICROPHONE] });
   const token = await made.toJwt();
-  const page = await open(browser, server);
-  await page.evaluate(CLIENT);
-  await page.evaluate(PAGE);
-  await page.evaluate((u, t) => window.lk.join(u, t, {}), server.url, token);
+  const page = await load(await open(browser, server));
+  await join(page, server, token, {});
   await until('another token', 5_000, () => page.evaluate((first) => window.lk.room.engine.token !== first, token));
   // It is for the same member, who may the same.
   const read = (jwt) => JSON.parse(Buffer.from(jwt.split('.')[1], 'base64url'));

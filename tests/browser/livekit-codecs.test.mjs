@@ -2,19 +2,10 @@
 // announced, under the id of the same track, and it is encoded only as long as there is one of them. And how many pictures a second they ask for.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { AccessToken } from 'livekit-server-sdk';
 import { chromium, closePages, open } from './browsers.mjs';
+import { ONE, TWO, join, load, token } from './sdk.mjs';
 import { pause, serve, until } from './server.mjs';
-
-const require = createRequire(import.meta.url);
-const CLIENT = readFileSync(path.join(path.dirname(require.resolve('livekit-client')), 'livekit-client.umd.js'), 'utf8');
-const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
-const ONE = { singlePeerConnection: true };
-const TWO = { singlePeerConnection: false };
 
 let server;
 let browser;
@@ -30,9 +21,7 @@ after(async () => {
 
 /** A page in a room; `lacks`: names of codecs that it does not decode. */
 async function member(room, identity, options = ONE, lacks = '') {
-  const opened = await open(browser, server);
-  await opened.evaluate(CLIENT);
-  await opened.evaluate(PAGE);
+  const opened = await load(await open(browser, server));
   await opened.evaluate((names) => {
     if (!names) return;
     const takes = ({ mimeType }) => !new RegExp(names, 'i').test(mimeType);
@@ -48,9 +37,7 @@ async function member(room, identity, options = ONE, lacks = '') {
       };
     }
   }, lacks);
-  const made = new AccessToken('devkey', 'secret', { identity, ttl: '10m' });
-  made.addGrant({ room, roomJoin: true });
-  await opened.evaluate((u, t, o) => window.lk.join(u, t, o), server.url, await made.toJwt(), options);
+  await join(opened, server, await token(room, identity), options);
   return opened;
 }
 

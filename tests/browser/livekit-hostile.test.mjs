@@ -7,16 +7,15 @@ import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
-import { AccessToken, RoomServiceClient } from 'livekit-server-sdk';
+import { RoomServiceClient } from 'livekit-server-sdk';
 import { chromium, closePages, open } from './browsers.mjs';
 import { endClients, start } from '../interop/clients.mjs';
+import { join, load, token } from './sdk.mjs';
 import { TESTS, pause, serve, until } from './server.mjs';
 
 const require = createRequire(import.meta.url);
 const { WebSocket } = require('ws');
 const { DisconnectReason, LeaveRequest_Action, RequestResponse_Reason, SignalRequest, SignalResponse, TrackType } = require('@livekit/protocol');
-const CLIENT = readFileSync(path.join(path.dirname(require.resolve('livekit-client')), 'livekit-client.umd.js'), 'utf8');
-const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
 /** So long a picture may stand still while somebody else misbehaves; the browsers share the machine with whoever does. */
 const STILL_MS_MAX = 1_500;
 
@@ -37,20 +36,12 @@ after(async () => {
   await server?.stop();
 });
 
-async function token(room, identity, grants = {}) {
-  const made = new AccessToken('devkey', 'secret', { identity, ttl: '10m' });
-  made.addGrant({ room, roomJoin: true, canUpdateOwnMetadata: true, ...grants });
-  return made.toJwt();
-}
-
 /** Two browsers in a room; the second one notes for how long its picture of the first stood still at worst. */
 async function pair(room) {
   const pages = [];
   for (const identity of ['ada', 'bob']) {
-    const opened = await open(browser, server);
-    await opened.evaluate(CLIENT);
-    await opened.evaluate(PAGE);
-    await opened.evaluate((u, t) => window.lk.join(u, t), server.url, await token(room, identity));
+    const opened = await load(await open(browser, server));
+    await join(opened, server, await token(room, identity), {});
     pages.push(opened);
   }
   const [ada, bob] = pages;

@@ -2,22 +2,12 @@
 // other SDKs have), and its server SDK beside them. What is asserted is media that was decoded and data that arrived.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import http from 'node:http';
-import { createRequire } from 'node:module';
-import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { AccessToken, DataPacket_Kind, RoomServiceClient, TrackSource, WebhookReceiver } from 'livekit-server-sdk';
 import { chromium, closePages, firefox, open } from './browsers.mjs';
+import { CURRENT, OLDER, ONE, TWO, join, load, token } from './sdk.mjs';
 import { pause, serve, until } from './server.mjs';
-
-const require = createRequire(import.meta.url);
-const umd = (name) => readFileSync(path.join(path.dirname(require.resolve(name)), 'livekit-client.umd.js'), 'utf8');
-const CURRENT = umd('livekit-client');
-const OLDER = umd('livekit-client-older');
-const PAGE = readFileSync(new URL('./livekit.js', import.meta.url), 'utf8');
-const ONE = { singlePeerConnection: true };
-const TWO = { singlePeerConnection: false };
 
 let server;
 let browser;
@@ -54,23 +44,12 @@ after(async () => {
   hooks?.close();
 });
 
-async function token(room, identity, grants = {}, key = 'devkey', secret = 'secret') {
-  const made = new AccessToken(key, secret, { identity, name: `${identity}'s name`, ttl: '10m' });
-  made.addGrant({ room, roomJoin: true, canUpdateOwnMetadata: true, ...grants });
-  return made.toJwt();
-}
-
-async function page(where = browser, client = CURRENT) {
-  const opened = await open(where, server);
-  await opened.evaluate(client);
-  await opened.evaluate(PAGE);
-  return opened;
-}
+const page = async (where = browser, client = CURRENT) => load(await open(where, server), client);
 
 /** A page in a room. */
 async function member(room, identity, { options = ONE, where = browser, client = CURRENT, grants = {}, connect = {} } = {}) {
   const opened = await page(where, client);
-  await opened.evaluate((u, t, o, c) => window.lk.join(u, t, o, c), server.url, await token(room, identity, grants), options, connect);
+  await join(opened, server, await token(room, identity, grants), options, connect);
   return opened;
 }
 

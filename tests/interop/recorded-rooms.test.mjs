@@ -4,17 +4,14 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { chromium, closePages, open } from '../browser/browsers.mjs';
+import { join, load } from '../browser/sdk.mjs';
 import { BINARY, OUT, TESTS, pause, serve, token, until } from '../browser/server.mjs';
 import { endClients, start } from './clients.mjs';
 
-const require = createRequire(import.meta.url);
-const SDK = readFileSync(path.join(path.dirname(require.resolve('livekit-client')), 'livekit-client.umd.js'), 'utf8');
-const PAGE = readFileSync(path.join(TESTS, 'browser', 'livekit.js'), 'utf8');
 /** Seconds without a frame from which on one was lost: cameras here send 20 a second, microphones 50. */
 const HOLE = 0.4;
 /** Milliseconds: two pages, each with timers, a canvas of 20 pictures a second, an encoder and a jitter of its own. */
@@ -43,10 +40,8 @@ async function recording(name, ...args) {
 
 /** A page in a room. */
 async function member(room, identity) {
-  const page = await open(browser, server);
-  await page.evaluate(SDK);
-  await page.evaluate(PAGE);
-  await page.evaluate((u, t) => window.lk.join(u, t, { singlePeerConnection: true }), server.url, token({ room, identity, publish: true, subscribe: false }));
+  const page = await load(await open(browser, server));
+  await join(page, server, token({ room, identity, publish: true, subscribe: false }));
   return page;
 }
 
