@@ -371,16 +371,16 @@ impl Path {
         }
     }
 
-    /// The most that could be used of this path, for example the next layer's rate: it is probed for, and nothing above. And the least that
-    /// media take.
-    pub fn want(&mut self, most: Bitrate, least: Bitrate, now: Micros) {
+    /// What could be used of this path next, for example for another layer: it is probed for, and if the path carries it, more, up to the
+    /// most that could be used. And the least that media take.
+    pub fn want(&mut self, next: Bitrate, (least, most): (Bitrate, Bitrate), now: Micros) {
         let (may, of_media) = (self.heard && !self.drains(now), self.of_media());
         let Some(transport) = self.transport.as_deref_mut() else { return };
         transport.estimator.set_least(Bitrate((least.0 as f64 / of_media) as u64));
         if !may {
             return;
         }
-        transport.estimator.want(most, now);
+        transport.estimator.want(next, most, now);
         self.take_probe(now);
     }
 
@@ -638,15 +638,16 @@ impl Path {
         self.probe.is_some()
     }
 
-    /// The probe of which a packet is to be sent now.
-    pub fn probe_due(&mut self, now: Micros) -> Option<u32> {
+    /// The probe of which a packet is to be sent now, and how many bytes each of its packets may have if it is to have enough of them.
+    pub fn probe_due(&mut self, now: Micros) -> Option<(u32, usize)> {
         let Probe { cluster, began, packets, bytes } = self.probe?;
         let elapsed = now.since(began);
         if elapsed > PROBE_AGE_MAX || (packets >= cluster.packets && bytes >= cluster.bytes) {
             self.probe = None;
             return None;
         }
-        (bytes as u64 * 8_000_000 <= cluster.rate.0 * elapsed).then_some(cluster.id)
+        let due = bytes as u64 * 8_000_000 <= cluster.rate.0 * elapsed;
+        due.then_some((cluster.id, cluster.bytes / cluster.packets.max(1) as usize))
     }
 
     /// Gives a probe up that cannot be sent.

@@ -145,13 +145,22 @@ pub fn next(demands: &[Demand], allocation: &Allocation) -> Bitrate {
     Bitrate(total + dearer.min().unwrap_or(0))
 }
 
-/// What the sounds and the cheapest layers of all pictures take, which cannot be made smaller.
-pub fn least(demands: &[Demand]) -> Bitrate {
-    let rates = demands.iter().map(|demand| match demand.kind {
-        MediaKind::Audio => demand.rate(steps(demand).last().copied()),
-        MediaKind::Video => demand.rate(steps(demand).first().copied()) * UP_PERCENT / 100,
-    });
-    Bitrate(rates.sum())
+/// What the sounds and the cheapest layers of all pictures take, which cannot be made smaller; and the sounds and the best of all, more
+/// than which is of no use.
+pub fn extremes(demands: &[Demand]) -> (Bitrate, Bitrate) {
+    let (mut least, mut most) = (0, 0);
+    for demand in demands {
+        let steps = steps(demand);
+        let best = demand.rate(steps.last().copied());
+        match demand.kind {
+            MediaKind::Audio => (least, most) = (least + best, most + best),
+            MediaKind::Video => {
+                least += demand.rate(steps.first().copied()) * UP_PERCENT / 100;
+                most += best * UP_PERCENT / 100;
+            }
+        }
+    }
+    (Bitrate(least), Bitrate(most))
 }
 
 /// Keeps one receiver's pictures from flapping where its path sways.
@@ -282,10 +291,13 @@ mod tests {
     }
 
     #[test]
-    fn the_least_is_sound_and_the_cheapest_of_each_picture() {
-        let of = |demands: &[Demand]| least(demands).0 / 1_000;
-        assert_eq!(of(&[audio(), video(), Demand { wish: NOTHING, ..video() }]), 40 + 108);
-        assert_eq!(of(&[Demand { copies: 2, ..audio() }, video(), video()]), 80 + 216);
+    fn the_least_is_sound_and_the_cheapest_of_each_picture_and_the_most_the_best() {
+        let of = |demands: &[Demand]| [extremes(demands).0, extremes(demands).1].map(|rate| rate.0 / 1_000);
+        assert_eq!(of(&[audio(), video(), Demand { wish: NOTHING, ..video() }]), [40 + 108, 40 + 1_836]);
+        assert_eq!(
+            of(&[Demand { copies: 2, ..audio() }, video(), Demand { wish: wish(1, 1), ..video() }]),
+            [80 + 216, 80 + 1_836 + 540]
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ const PROBE_INTERVAL: Micros = Micros::from_millis(1);
 const NONE: u32 = u32::MAX;
 /// Older packets that are looked at for one long enough to probe with, and how long that is.
 const CANDIDATES: u16 = 8;
-const PROBE_PAYLOAD_MIN: u16 = 500;
+const PROBE_PAYLOAD_MIN: usize = 500;
 
 struct Place {
     media: Option<Media>,
@@ -242,11 +242,12 @@ impl Worker {
         self.metrics.add(Counter::MediaForwarded, forwarded);
     }
 
-    /// Sends what is due of a probe: recent packets again, the newest first, or padding where none is kept.
+    /// Sends what is due of a probe: recent packets again, the newest first, or padding where none is kept, or the rate so low that a few whole
+    /// packets would be a queue.
     fn send_probe(&mut self, slot: u32, now: Micros) {
         // What waits has not been sent.
         let mut back = self.path(slot).map_or(0, |path| path.waiting.packets as u16);
-        while let Some(cluster) = self.path(slot).and_then(|path| path.probe_due(now)) {
+        while let Some((cluster, bytes)) = self.path(slot).and_then(|path| path.probe_due(now)) {
             if !self.batch.has_room() {
                 self.flush();
             }
@@ -257,9 +258,10 @@ impl Worker {
                 let (source, sequence) = peer.senders.get(sender as usize)?.recent(back)?;
                 let encoding = shards.get(source.track)?.encodings.get(source.encoding as usize)?;
                 let media = encoding.cache.get(sequence.0 as u32)?;
-                (media.payload_len >= PROBE_PAYLOAD_MIN).then_some(media)
+                (usize::from(media.payload_len) >= PROBE_PAYLOAD_MIN).then_some(media)
             };
-            let found = (back..back + CANDIDATES).find_map(|back| Some((back, candidate(back)?)));
+            let candidates = if bytes < PROBE_PAYLOAD_MIN { 0 } else { CANDIDATES };
+            let found = (back..back + candidates).find_map(|back| Some((back, candidate(back)?)));
             back = found.map_or(back, |(found, _)| found + 1);
             if peer.probe(sender, found.map(|(_, media)| media), cluster, now, &mut self.batch).is_err() {
                 return peer.path.iter_mut().for_each(|path| path.give_up_probe());

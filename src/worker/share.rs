@@ -8,7 +8,7 @@ use crate::limits::MEDIA_PER_PEER;
 use crate::peer::path::Path;
 use crate::peer::send::Sender;
 use crate::room::shard::{Shards, Subscriber};
-use crate::rtp::allocate::{Demand, allocate, least, next};
+use crate::rtp::allocate::{Demand, allocate, extremes, next};
 use crate::rtp::layers::{Choice, Layers};
 use crate::units::{Micros, TrackId};
 
@@ -69,7 +69,7 @@ impl Worker {
         if let (Some(_), Some(path)) = (budget, peer.path.as_deref_mut()) {
             let competes = path.competes();
             path.steadiness.settle(&demands, &mut allocation, competes, now);
-            path.want(next(&demands, &allocation), least(&demands), now);
+            path.want(next(&demands, &allocation), extremes(&demands), now);
         }
         let mut hurries = false;
         let flooded = peer.path.as_deref().is_some_and(Path::is_flooded);

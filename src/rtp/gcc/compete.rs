@@ -11,6 +11,8 @@ use crate::units::Micros;
 
 /// Below this nothing waits.
 const EMPTY_MS: f64 = 20.0;
+/// A queue that is competed in has to be emptier to be taken for ours: the others' cuts leave little of a short one, ours alone leave nothing.
+const EMPTIED_MS: f64 = 8.0;
 /// A longer queue is not competed in.
 const LONG_MS: f64 = 350.0;
 /// A queue that has stood for so long, more than it was empty, is not ours: that would have drained. Reno and CUBIC empty it now and then too.
@@ -35,7 +37,7 @@ impl Competition {
     /// `over`: the detector wants us to give way, because of a queue of so many milliseconds. One that `drains` may yet be ours.
     pub fn update(&mut self, queue_ms: f64, over: bool, drains: bool, now: Micros) {
         let elapsed = self.looked.replace(now).map_or(0, |looked| now.since(looked).min(PAUSE_MAX));
-        if queue_ms < EMPTY_MS {
+        if queue_ms < if self.competing { EMPTIED_MS } else { EMPTY_MS } {
             (self.stood, self.competing) = (self.stood.saturating_sub(elapsed), false);
         } else if queue_ms < LONG_MS {
             self.stood = (self.stood + if drains { 0 } else { elapsed }).min(PATIENCE);

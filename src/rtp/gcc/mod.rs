@@ -91,7 +91,7 @@ pub struct Estimator {
     target: Bitrate,
     /// What cannot be made smaller.
     least: Bitrate,
-    /// The most that could be used, and a little more.
+    /// What could be used next, and a little more.
     useful: Bitrate,
     idle: bool,
     /// When a probe raised the rate last.
@@ -172,11 +172,12 @@ impl Estimator {
         self.prober.next_cluster()
     }
 
-    /// The most that could be used: it is probed for, and nothing above. In a queue that is somebody else's a probe would show that alone.
-    pub fn want(&mut self, rate: Bitrate, now: Micros) {
-        self.useful = Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
+    /// What could be used next is probed for, and nothing above the most that could be used. In a queue that is somebody else's a probe
+    /// would show that alone.
+    pub fn want(&mut self, next: Bitrate, most: Bitrate, now: Micros) {
+        self.useful = Bitrate((next.0 as f64 * WANT_FACTOR) as u64);
         if self.trendline.usage() == Usage::Normal && !self.competition.is_on() {
-            self.prober.want(rate, self.target, now);
+            self.prober.want(next, most, self.target, now);
         }
     }
 

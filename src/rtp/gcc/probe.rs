@@ -111,12 +111,12 @@ impl Prober {
         }
     }
 
-    /// Asks for a probe of a rate that could be used if the path carried it. Nothing above is probed any more.
-    pub fn want(&mut self, rate: Bitrate, estimate: Bitrate, now: Micros) {
-        let asked = Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
-        self.useful = asked.min(self.max);
-        if estimate < rate && now.since(self.probed) >= WANT_INTERVAL.0 && self.waiting.is_empty() {
-            self.ask(asked, CLUSTER_MICROS, now);
+    /// Asks for a probe of a rate that could be used if the path carried it. Nothing above the most that could be used is probed any more.
+    pub fn want(&mut self, next: Bitrate, most: Bitrate, estimate: Bitrate, now: Micros) {
+        let with_some = |rate: Bitrate| Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
+        self.useful = with_some(most.max(next)).min(self.max);
+        if estimate < next && now.since(self.probed) >= WANT_INTERVAL.0 && self.waiting.is_empty() {
+            self.ask(with_some(next), CLUSTER_MICROS, now);
         }
     }
 
@@ -234,14 +234,22 @@ mod tests {
         let mut prober = Prober::new(Bitrate::kbps(300), Bitrate::kbps(20_000), Micros::ZERO);
         while prober.next_cluster().is_some() {}
         let wanted = Bitrate::kbps(2_000);
-        prober.want(wanted, Bitrate::kbps(900), Micros::from_millis(500));
+        prober.want(wanted, wanted, Bitrate::kbps(900), Micros::from_millis(500));
         assert_eq!(prober.next_cluster(), None, "not so soon after the last");
-        prober.want(wanted, Bitrate::kbps(900), Micros::from_secs(2));
+        prober.want(wanted, wanted, Bitrate::kbps(900), Micros::from_secs(2));
         let asked = Some(Bitrate::kbps(2_400));
         assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
         prober.again(Bitrate::kbps(2_400), Micros::from_secs(20));
         assert_eq!(prober.next_cluster(), None, "more would be of no use");
         prober.again(Bitrate::kbps(1_500), Micros::from_secs(20));
+        assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
+        // A path that carries what is wanted next may carry more of what is wanted at all.
+        let now = Micros::from_secs(30);
+        prober.want(Bitrate::kbps(600), Bitrate::kbps(2_000), Bitrate::kbps(300), now);
+        let shown = probe(&mut prober, 8_000_000, now).expect("what is next");
+        assert!((600_000..760_000).contains(&shown.0), "{shown:?}");
+        let more = probe(&mut prober, 8_000_000, now + Micros::from_millis(100)).expect("and more");
+        assert!((1_200_000..1_500_000).contains(&more.0), "{more:?}");
         assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
     }
 
