@@ -6,9 +6,7 @@
 use arrayvec::ArrayVec;
 
 use super::Peer;
-use crate::limits::{
-    KEY_FRAME_REQUEST_MILLIS_MIN, QUALITIES_MAX, RECOVERED_MAX, RED_BLOCKS_READ, STREAMS_PER_PEER, TEMPORAL_LAYERS_MAX,
-};
+use crate::limits::{QUALITIES_MAX, RECOVERED_MAX, RED_BLOCKS_READ, STREAMS_PER_PEER, TEMPORAL_LAYERS_MAX};
 use crate::mem::{PacketMut, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::rtp::config::{Codec, CodecConfig, Direction, MediaConfig, MediaKind};
@@ -30,6 +28,9 @@ use crate::wire::{av1, dependency, h264, rtcp, rtp, twcc, vp8, vp9};
 mod renew;
 mod repair;
 mod size;
+mod wanted;
+
+use wanted::WantedKeyFrame;
 
 /// Time between two receiver reports.
 const REPORT_INTERVAL: Micros = Micros::from_secs(1);
@@ -67,8 +68,7 @@ struct Stream {
     missing: Missing,
     /// The newest packet.
     newest: Option<Stamp>,
-    key_frame_wanted: bool,
-    key_frame_requested: Option<Micros>,
+    wanted: WantedKeyFrame,
     /// The last key frame: only its first packet says what it is.
     key_frame_at: Option<RtpTime>,
     clock: Option<SenderClock>,
@@ -215,7 +215,7 @@ impl Inbound {
         };
         for stream in &mut self.streams {
             if stream.role == Role::Media && stream.media as usize == line && stream.layer == encoding {
-                stream.key_frame_wanted = true;
+                stream.wanted.want();
             }
         }
     }
@@ -325,8 +325,7 @@ impl Inbound {
             reception: Reception::new(clock_rate),
             missing,
             newest: None,
-            key_frame_wanted: false,
-            key_frame_requested: None,
+            wanted: WantedKeyFrame::default(),
             key_frame_at: None,
             clock: None,
             meter: Meter::default(),
@@ -468,7 +467,7 @@ impl Inbound {
             _ => {}
         }
         if media.key_frame {
-            stream.key_frame_wanted = false;
+            stream.wanted.came(now);
             stream.missing.forget_before(media.sequence);
             stream.key_frame_at = Some(media.timestamp);
         }
@@ -663,10 +662,8 @@ impl Peer {
     /// A track and its encoding of which a key frame is due to be asked for, of a session that is not a client's.
     pub fn key_frame_to_inject(&mut self, now: Micros) -> Option<(TrackId, u8)> {
         let inbound = self.inbound.as_deref_mut().filter(|_| self.keys.is_none() && self.address.is_none())?;
-        let recent = |at: Micros| now.since(at) < KEY_FRAME_REQUEST_MILLIS_MIN * 1_000;
-        let due = |stream: &&mut Stream| stream.key_frame_wanted && !stream.key_frame_requested.is_some_and(recent);
-        let stream = inbound.streams.iter_mut().find(due)?;
-        stream.key_frame_requested = Some(now);
+        let stream = inbound.streams.iter_mut().find(|stream| stream.wanted.is_due(now))?;
+        stream.wanted.requested(now);
         inbound.stats.key_frame_requests += 1;
         Some((inbound.lines.get(stream.media as usize)?.track, stream.layer))
     }
@@ -706,7 +703,9 @@ impl Peer {
             if given_up > 0 {
                 inbound.stats.lost += given_up;
                 metrics.add(Counter::LostUpstream, given_up);
-                stream.key_frame_wanted |= line.config.kind == MediaKind::Video;
+                if line.config.kind == MediaKind::Video {
+                    stream.wanted.want();
+                }
             }
             if due.is_empty() || !agreed || stream.role != Role::Media {
                 continue;
@@ -723,15 +722,10 @@ impl Peer {
 
     fn ask_for_key_frames(&mut self, inbound: &mut Inbound, now: Micros, batch: &mut SendBatch, metrics: &WorkerMetrics) {
         let from = self.rtcp_ssrc;
-        for stream in inbound.streams.iter_mut().filter(|stream| stream.key_frame_wanted) {
-            let recent = |at: Micros| now.since(at) < KEY_FRAME_REQUEST_MILLIS_MIN * 1_000;
-            if stream.key_frame_requested.is_some_and(recent) {
-                continue;
-            }
+        for stream in inbound.streams.iter_mut().filter(|stream| stream.wanted.is_due(now)) {
             let ssrc = stream.ssrc;
-            // Stays wanted until the key frame comes: a request can be lost too.
             if self.send_rtcp(batch, |space| rtcp::write_pli(space, from, ssrc)) {
-                stream.key_frame_requested = Some(now);
+                stream.wanted.requested(now);
                 inbound.stats.key_frame_requests += 1;
                 metrics.add(Counter::KeyFrameRequests, 1);
             }

@@ -260,7 +260,7 @@ impl Worker {
                 let media = encoding.cache.get(sequence.0 as u32)?;
                 (usize::from(media.payload_len) >= PROBE_PAYLOAD_MIN).then_some(media)
             };
-            let candidates = if bytes < PROBE_PAYLOAD_MIN { 0 } else { CANDIDATES };
+            let candidates = if bytes <= PROBE_PAYLOAD_MIN { 0 } else { CANDIDATES };
             let found = (back..back + candidates).find_map(|back| Some((back, candidate(back)?)));
             back = found.map_or(back, |(found, _)| found + 1);
             if peer.probe(sender, found.map(|(_, media)| media), cluster, now, &mut self.batch).is_err() {

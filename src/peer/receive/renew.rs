@@ -26,7 +26,8 @@ impl Inbound {
                     stream.window = moved(window, &mut self.windows);
                 }
                 None => {
-                    (stream.role, stream.missing, stream.key_frame_wanted) = (Role::Gone, Missing::default(), false);
+                    (stream.role, stream.missing) = (Role::Gone, Missing::default());
+                    stream.wanted.forget();
                     forget(stream.ssrc);
                 }
             }

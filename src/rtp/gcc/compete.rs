@@ -66,11 +66,12 @@ mod tests {
         assert!(!at(3_000, 100.0, false) && !at(4_000, 100.0, false), "nothing asks us to give way");
         assert!(at(5_000, 100.0, true));
         assert!(at(6_000, 200.0, false));
-        assert!(!at(7_000, 10.0, false));
-        assert!(!at(8_000, 100.0, false) && at(9_000, 100.0, true), "a second was not long enough to forget");
-        assert!(!at(10_000, 10.0, false) && !at(11_000, 10.0, false) && !at(12_000, 10.0, false));
-        assert!(!at(13_000, 100.0, true) && !at(14_000, 100.0, true));
-        assert!(at(15_000, 100.0, true) || at(16_000, 100.0, true));
-        assert!(!at(17_000, 400.0, true));
+        assert!(at(7_000, 10.0, false), "others' cuts leave as much");
+        assert!(!at(8_000, 5.0, false));
+        assert!(!at(9_000, 100.0, false) && at(10_000, 100.0, true), "a second was not long enough to forget");
+        assert!(!at(11_000, 5.0, false) && !at(12_000, 10.0, false) && !at(13_000, 10.0, false));
+        assert!(!at(14_000, 100.0, true) && !at(15_000, 100.0, true));
+        assert!(at(16_000, 100.0, true) || at(17_000, 100.0, true));
+        assert!(!at(18_000, 400.0, true));
     }
 }

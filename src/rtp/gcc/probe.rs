@@ -15,6 +15,8 @@ use crate::units::{Bitrate, Micros};
 const CLUSTER_MICROS: u64 = 15_000;
 const LONG_CLUSTER_MICROS: u64 = 40_000;
 const CLUSTER_PACKETS: u32 = 5;
+/// And its bytes at least: over less, the way's jitter makes a slow path look a fifth faster now and then, and the best look counts.
+const CLUSTER_BYTES: usize = 2_500;
 /// Clusters that are remembered until their feedback has come.
 const CLUSTERS: usize = 8;
 /// A cluster without feedback for so long is lost.
@@ -35,8 +37,8 @@ const AGAIN_FACTOR: f64 = 2.0;
 /// At the beginning, for so long, sooner (`repeated_initial_probing_time_period`): a short cluster may have met jitter.
 const FIRST_SECONDS: Micros = Micros::from_secs(5);
 const FIRST_INTERVAL: Micros = Micros::from_secs(1);
-/// Between two probes that were asked for.
-const WANT_INTERVAL: Micros = Micros::from_secs(1);
+/// Between two probes that were asked for; the more, the more often the path did not carry what was wanted.
+const WANT_INTERVAL: (u64, u64) = (1_000_000, 4_000_000);
 /// A short cluster shows a little less than the rate it was sent for.
 pub const WANT_FACTOR: f64 = 1.2;
 /// A result that arrives faster than this part of the time is not believed.
@@ -77,6 +79,9 @@ pub struct Prober {
     further_above: Option<Bitrate>,
     probed: Micros,
     began: Micros,
+    /// What was wanted with the cluster of that id, and when to ask again, in microseconds after it.
+    wanted: Option<(u32, Bitrate)>,
+    want_interval: u64,
 }
 
 impl Prober {
@@ -90,6 +95,8 @@ impl Prober {
             further_above: None,
             probed: now,
             began: now,
+            wanted: None,
+            want_interval: WANT_INTERVAL.0,
         };
         for factor in START_FACTORS {
             prober.ask(Bitrate((start.0 as f64 * factor) as u64), CLUSTER_MICROS, now);
@@ -115,7 +122,8 @@ impl Prober {
     pub fn want(&mut self, next: Bitrate, most: Bitrate, estimate: Bitrate, now: Micros) {
         let with_some = |rate: Bitrate| Bitrate((rate.0 as f64 * WANT_FACTOR) as u64);
         self.useful = with_some(most.max(next)).min(self.max);
-        if estimate < next && now.since(self.probed) >= WANT_INTERVAL.0 && self.waiting.is_empty() {
+        if estimate < next && now.since(self.probed) >= self.want_interval && self.waiting.is_empty() {
+            self.wanted = Some((self.next_id, next));
             self.ask(with_some(next), CLUSTER_MICROS, now);
         }
     }
@@ -139,6 +147,9 @@ impl Prober {
         }
         seen.arrived.1 = seen.arrived.1.max(arrived);
         let rate = shown(seen)?;
+        if let Some((_, next)) = self.wanted.take_if(|(wanted, _)| *wanted == id) {
+            self.want_interval = if rate < next { (self.want_interval * 2).min(WANT_INTERVAL.1) } else { WANT_INTERVAL.0 };
+        }
         self.further(rate, now);
         Some(rate)
     }
@@ -154,7 +165,7 @@ impl Prober {
         if self.waiting.is_full() {
             return;
         }
-        let bytes = (rate.0 * micros / 8_000_000) as usize;
+        let bytes = CLUSTER_BYTES.max((rate.0 * micros / 8_000_000) as usize);
         let cluster = Cluster { id: self.next_id, rate, packets: CLUSTER_PACKETS, bytes };
         self.next_id = self.next_id.wrapping_add(1).max(1);
         self.waiting.push(cluster);
