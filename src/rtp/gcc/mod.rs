@@ -207,6 +207,7 @@ impl Estimator {
     /// Takes one feedback message's packets, in the order of sending, at the time it came.
     pub fn feedback(&mut self, outcomes: impl IntoIterator<Item = Outcome>, round_trip: Micros, now: Micros) {
         self.rate.set_round_trip(round_trip);
+        self.rate.set_shown(self.prober.refuted(now));
         let mut probed: Option<Bitrate> = None;
         let (mut over, mut lost, mut newest) = (false, 0u32, Micros::ZERO);
         let mut packets = 0u32;

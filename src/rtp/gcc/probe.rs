@@ -39,6 +39,8 @@ const FIRST_SECONDS: Micros = Micros::from_secs(5);
 const FIRST_INTERVAL: Micros = Micros::from_secs(1);
 /// Between two probes that were asked for; the more, the more often the path did not carry what was wanted.
 const WANT_INTERVAL: (u64, u64) = (1_000_000, 4_000_000);
+/// For how long it counts what a path did not carry.
+const REFUTED: Micros = Micros::from_secs(10);
 /// A short cluster shows a little less than the rate it was sent for.
 pub const WANT_FACTOR: f64 = 1.2;
 /// A result that arrives faster than this part of the time is not believed.
@@ -82,6 +84,8 @@ pub struct Prober {
     /// What was wanted with the cluster of that id, and when to ask again, in microseconds after it.
     wanted: Option<(u32, Bitrate)>,
     want_interval: u64,
+    /// What was shown instead, and when.
+    refuted: Option<(Bitrate, Micros)>,
 }
 
 impl Prober {
@@ -97,6 +101,7 @@ impl Prober {
             began: now,
             wanted: None,
             want_interval: WANT_INTERVAL.0,
+            refuted: None,
         };
         for factor in START_FACTORS {
             prober.ask(Bitrate((start.0 as f64 * factor) as u64), CLUSTER_MICROS, now);
@@ -148,10 +153,16 @@ impl Prober {
         seen.arrived.1 = seen.arrived.1.max(arrived);
         let rate = shown(seen)?;
         if let Some((_, next)) = self.wanted.take_if(|(wanted, _)| *wanted == id) {
+            self.refuted = (rate < next).then_some((rate, now));
             self.want_interval = if rate < next { (self.want_interval * 2).min(WANT_INTERVAL.1) } else { WANT_INTERVAL.0 };
         }
         self.further(rate, now);
         Some(rate)
+    }
+
+    /// More than this was wanted of late, and the path did not carry it.
+    pub fn refuted(&self, now: Micros) -> Option<Bitrate> {
+        self.refuted.filter(|(_, at)| now.since(*at) < REFUTED.0).map(|(rate, _)| rate)
     }
 
     fn further(&mut self, rate: Bitrate, now: Micros) {
@@ -254,6 +265,7 @@ mod tests {
         assert_eq!(prober.next_cluster(), None, "more would be of no use");
         prober.again(Bitrate::kbps(1_500), Micros::from_secs(20));
         assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
+        assert_eq!(prober.refuted(Micros::from_secs(21)), None, "nothing has come back");
         // A path that carries what is wanted next may carry more of what is wanted at all.
         let now = Micros::from_secs(30);
         prober.want(Bitrate::kbps(600), Bitrate::kbps(2_000), Bitrate::kbps(300), now);
@@ -262,6 +274,26 @@ mod tests {
         let more = probe(&mut prober, 8_000_000, now + Micros::from_millis(100)).expect("and more");
         assert!((1_200_000..1_500_000).contains(&more.0), "{more:?}");
         assert_eq!(prober.next_cluster().map(|cluster| cluster.rate), asked);
+    }
+
+    #[test]
+    fn what_a_path_does_not_carry_is_asked_for_less_often() {
+        let mut prober = Prober::new(Bitrate::kbps(300), Bitrate::kbps(20_000), Micros::ZERO);
+        while prober.next_cluster().is_some() {}
+        let mut asked = Vec::new();
+        for second in 2..20 {
+            let now = Micros::from_secs(second);
+            prober.want(Bitrate::kbps(600), Bitrate::kbps(2_000), Bitrate::kbps(300), now);
+            if let Some(shown) = probe(&mut prober, 350_000, now) {
+                assert_eq!(prober.refuted(now), Some(shown));
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [2, 4, 8, 12, 16]);
+        assert!(prober.refuted(Micros::from_secs(25)).is_some() && prober.refuted(Micros::from_secs(27)).is_none());
+        let now = Micros::from_secs(30);
+        prober.want(Bitrate::kbps(600), Bitrate::kbps(2_000), Bitrate::kbps(300), now);
+        assert!(probe(&mut prober, 8_000_000, now).is_some() && prober.refuted(now).is_none());
     }
 
     #[test]

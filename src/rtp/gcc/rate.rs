@@ -26,6 +26,9 @@ const PACKETS_NEAR: f64 = 0.65;
 /// The rate never goes further above what has arrived.
 const ABOVE_ACKNOWLEDGED: f64 = 1.5;
 const ABOVE_ACKNOWLEDGED_BPS: f64 = 10_000.0;
+/// Nor above what a probe has shown to be all, its error aside, as long as not so much of that is used.
+const ABOVE_SHOWN: f64 = 1.1;
+const USED: f64 = 0.9;
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 const FRAMES_PER_SECOND: f64 = 30.0;
 /// A shorter queue has drained.
@@ -89,6 +92,8 @@ pub struct RateControl {
     /// The last reduction for a loss beside TCP.
     competed: Option<Micros>,
     reductions: u8,
+    /// A probe showed no more.
+    shown: Option<Bitrate>,
 }
 
 impl RateControl {
@@ -104,6 +109,7 @@ impl RateControl {
             resumed: None,
             competed: None,
             reductions: 0,
+            shown: None,
         }
     }
 
@@ -113,6 +119,11 @@ impl RateControl {
 
     pub fn set_round_trip(&mut self, round_trip: Micros) {
         self.round_trip = round_trip;
+    }
+
+    /// What a probe of more has shown of late.
+    pub fn set_shown(&mut self, rate: Option<Bitrate>) {
+        self.shown = rate;
     }
 
     /// A rate that is known by other means: a probe's.
@@ -217,6 +228,10 @@ impl RateControl {
             return;
         }
         let limit = acknowledged.map_or(f64::INFINITY, |rate| ABOVE_ACKNOWLEDGED * rate.0 as f64 + ABOVE_ACKNOWLEDGED_BPS);
+        // Who sends less than it may learns nothing from that, and a probe told; unless more arrives than that showed.
+        let shown = self.shown.map(|rate| ABOVE_SHOWN * rate.0 as f64);
+        let shown = shown.filter(|shown| acknowledged.is_none_or(|rate| (rate.0 as f64) < USED * shown));
+        let limit = limit.min(shown.unwrap_or(f64::INFINITY));
         if let (Some(rate), Some((_, upper))) = (acknowledged, self.capacity.bounds())
             && rate.0 as f64 > upper
         {
@@ -294,6 +309,25 @@ mod tests {
             control.update(Usage::Normal, Some(Bitrate::kbps(900)), 100.0, true, Micros::from_millis(1000 + step * 100));
         }
         assert_eq!(control.target(), Bitrate::kbps(1000));
+    }
+
+    #[test]
+    fn what_a_probe_has_shown_is_not_left_behind_by_growth_alone() {
+        let k = Bitrate::kbps;
+        let mut now = Micros::from_secs(1);
+        let mut after = |shown: Option<Bitrate>, acknowledged: u64| {
+            let mut control = RateControl::new(k(250), k(30), k(10_000));
+            control.set_shown(shown);
+            for _ in 0..200 {
+                control.update(Usage::Normal, Some(k(acknowledged)), 0.0, false, now);
+                now = now + Micros::from_millis(100);
+            }
+            control.target().0 / 1_000
+        };
+        assert_eq!(after(None, 220), 340);
+        assert_eq!(after(Some(k(260)), 220), 286);
+        assert_eq!(after(Some(k(220)), 200), 250, "and nothing is taken away");
+        assert_eq!(after(Some(k(220)), 240), 370, "more arrives than that");
     }
 
     #[test]
