@@ -170,6 +170,9 @@ pub const PATH_FEEDBACK: u32 = 64;
 pub const PACED_PACKETS: usize = 8192;
 pub const PACED_PER_PEER: usize = 1024;
 
+/// Subscriptions of one worker that wait for a first packet and are sent some of nothing meanwhile; further ones just wait.
+pub const FILLS_MAX: usize = 16 * 1024;
+
 /// Threads of DTLS handshakes.
 pub const HANDSHAKE_THREADS_MAX: usize = 16;
 /// DTLS handshakes in flight on one thread: in all, and from one source address. Further datagrams are dropped (`dtls_limit`).
