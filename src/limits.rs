@@ -189,6 +189,8 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
 /// (`data_slow_receiver`).
 pub const DATA_WAITING_BYTES: usize = 1 << 20;
 pub const DATA_WAITING_UNRELIABLE_BYTES: usize = 128 * 1024;
+/// Of what is promised to a session before it has opened the channel for it, this much is kept; the rest is dropped (`data_unknown_channel`).
+pub const DATA_EARLY_BYTES: usize = 128 * 1024;
 /// What a waiting message is counted for beside its bytes.
 pub const DATA_MESSAGE_COST: usize = 128;
 /// Of what is to be sent, this much at a time is with SCTP, on its way or about to be: bytes, 10 Mb/s at a
