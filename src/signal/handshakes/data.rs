@@ -45,7 +45,8 @@ impl Handshakes {
         let metrics = self.metrics.clone();
         for &peer in peers {
             let Some(session) = self.session_of(peer) else { continue };
-            if !session.send(&message, now) && !(keep && session.keep(&message)) {
+            let goes = session.send(&message, now) || (keep && session.keep(&message));
+            if !goes {
                 metrics.count_drop(DropReason::DataUnknownChannel);
             }
             self.pass_on(peer.slot, now);
