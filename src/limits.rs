@@ -170,6 +170,9 @@ pub const PATH_FEEDBACK: u32 = 64;
 pub const PACED_PACKETS: usize = 8192;
 pub const PACED_PER_PEER: usize = 1024;
 
+/// Subscriptions of one worker that wait for a first packet and are sent some of nothing meanwhile; further ones just wait.
+pub const FILLS_MAX: usize = 16 * 1024;
+
 /// Threads of DTLS handshakes.
 pub const HANDSHAKE_THREADS_MAX: usize = 16;
 /// DTLS handshakes in flight on one thread: in all, and from one source address. Further datagrams are dropped (`dtls_limit`).
@@ -186,6 +189,8 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 256;
 /// (`data_slow_receiver`).
 pub const DATA_WAITING_BYTES: usize = 1 << 20;
 pub const DATA_WAITING_UNRELIABLE_BYTES: usize = 128 * 1024;
+/// Of what is promised to a session before it has opened the channel for it, this much is kept; the rest is dropped (`data_unknown_channel`).
+pub const DATA_EARLY_BYTES: usize = 128 * 1024;
 /// What a waiting message is counted for beside its bytes.
 pub const DATA_MESSAGE_COST: usize = 128;
 /// Of what is to be sent, this much at a time is with SCTP, on its way or about to be: bytes, 10 Mb/s at a

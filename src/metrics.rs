@@ -110,6 +110,7 @@ declare! {
         Paced = "paced_packets", "Packets that waited for their turn on a viewer's path.";
         Runs = "cached_runs", "Viewers that began with a cached key frame and what came after it: none was asked for.";
         Probed = "probe_packets", "Packets sent to find out what a viewer's path carries: retransmissions of recent ones, or padding.";
+        Filled = "fill_packets", "Packets of nothing sent to members for tracks that were silent from the start: silence, or padding.";
         NacksSent = "sent_nacks", "Sequence numbers asked of publishers.";
         Recovered = "recovered_packets", "Packets of publishers that were lost and came after all: by retransmission, along with later ones (RFC 2198), or by forward error correction (RFC 5109).";
         FecReceived = "received_fec_packets", "Forward error correction packets of publishers.";

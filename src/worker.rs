@@ -5,6 +5,7 @@
 //! everything at once. It allocates nothing, takes no lock, and never waits.
 
 pub mod directory;
+mod fill;
 pub mod hold;
 mod inject;
 pub mod load;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::io::{Io, Received};
-use crate::limits::{RUN_PACKETS, SESSIONS_MAX, TURN_DATAGRAMS};
+use crate::limits::{FILLS_MAX, RUN_PACKETS, SESSIONS_MAX, TURN_DATAGRAMS};
 use crate::mem::{Handoff, SendBatch};
 use crate::metrics::{Counter, DropReason, WorkerMetrics};
 use crate::peer::Peer;
@@ -33,6 +34,7 @@ use crate::rtp::config::MediaKind;
 use crate::rtp::rewrite::Source;
 use crate::units::{Micros, PeerId, WorkerId};
 use directory::Directory;
+use fill::Fill;
 use hold::Hold;
 use load::Load;
 use mail::{Command, Event, HandshakeEvent, Mail, PeerStats, Spent};
@@ -61,6 +63,8 @@ pub struct Worker {
     shards: Shards,
     media: Turn,
     pace: Pace,
+    /// Subscriptions that have been sent nothing yet.
+    fills: Vec<Fill>,
     hold: Hold,
     load: Load,
     /// How long to look for packets before going to sleep.
@@ -94,6 +98,7 @@ impl Worker {
             shards: Shards::default(),
             media: Turn::default(),
             pace: Pace::default(),
+            fills: Vec::with_capacity(FILLS_MAX),
             hold,
             load: Load::default(),
             spin: Micros::ZERO,
@@ -281,6 +286,7 @@ impl Worker {
                     self.unbind(subscriber);
                 }
             }
+            Command::Fill { subscriber, peer } => self.begin_fill(subscriber, peer),
             Command::Wish { subscriber, peer, wish } => {
                 if self.peer(peer).is_some()
                     && let Some(sender) = sender_of(&mut self.peers, subscriber)
@@ -360,6 +366,9 @@ impl Worker {
             }
         }
         self.ticks = (self.ticks + 1) % SWEEP_TICKS;
+        if self.ticks.is_multiple_of(fill::TICKS) {
+            self.fill(now);
+        }
         for index in (self.ticks..self.owned.len()).step_by(SWEEP_TICKS) {
             self.look_after(self.owned[index], now);
         }

@@ -179,7 +179,7 @@ impl Server {
             Notice::Data { peer, label, binary, payload } => {
                 self.got.push((peer, label.to_string(), binary, payload.len()));
                 let peers = if &*label == "everybody" { self.peers.clone() } else { vec![peer] };
-                let order = Order::SendData { peers: peers.into(), label, binary, payload };
+                let order = Order::SendData { peers: peers.into(), label, binary, payload, keep: false };
                 self.orders.send(order).expect("the handshakes");
             }
             Notice::DataClosed { peer, reason } => self.closed.push((peer, reason)),
@@ -189,7 +189,7 @@ impl Server {
     }
 
     fn send(&self, peers: &[PeerId], label: &str, binary: bool, payload: &[u8]) {
-        let order = Order::SendData { peers: peers.into(), label: label.into(), binary, payload: payload.into() };
+        let order = Order::SendData { peers: peers.into(), label: label.into(), binary, payload: payload.into(), keep: false };
         self.orders.send(order).expect("the handshakes");
     }
 }
@@ -360,6 +360,35 @@ fn the_kinds_of_messages_survive_str0m() {
     assert_eq!(server.metrics.get(Counter::DataReceived), 4);
 }
 
+/// A member that others know of is promised what they say from then on, though its channels take a while yet.
+#[test]
+fn what_comes_before_a_channel_is_open_is_kept_for_it_up_to_a_bound() {
+    let mut server = Server::new();
+    let mut clients = [Client::join(&mut server, &[channel("late", true, TheirReliability::Reliable)])];
+    let early = |server: &Server, label: &str, payload: Vec<u8>| {
+        let peers = server.peers.clone().into();
+        let order = Order::SendData { peers, label: label.into(), binary: true, payload: payload.into(), keep: true };
+        server.orders.send(order).expect("the handshakes");
+    };
+    for number in 0..10 {
+        early(&server, "late", vec![number; 10_000]);
+    }
+    early(&server, "server", vec![10; 10_000]);
+    // There is no room for more, and none of what was kept is lost for it.
+    for _ in 0..3 {
+        early(&server, "late", vec![11; 40_000]);
+    }
+    until("what was kept", 20, &mut server, &mut clients, |_, clients| {
+        clients[0].on("late").len() == 10 && clients[0].on("server").len() == 2
+    });
+    assert!(clients[0].on("late").iter().zip(0..).all(|(payload, number)| **payload == vec![number; 10_000]));
+    assert_eq!(clients[0].on("server"), [&vec![10; 10_000][..], b"welcome"]);
+    assert_eq!(server.metrics.dropped(DropReason::DataUnknownChannel), 3);
+    // And with the channel open there is nothing to keep.
+    early(&server, "late", vec![12; 40_000]);
+    until("what is live", 20, &mut server, &mut clients, |_, clients| clients[0].on("late").len() == 11);
+}
+
 /// What goes to ten receivers, each gets, one message after the other.
 #[test]
 fn ten_receivers_get_every_message() {
@@ -370,7 +399,8 @@ fn ten_receivers_get_every_message() {
     let (payload, peers): (Arc<[u8]>, Arc<[PeerId]>) = (vec![7; 200].into(), server.peers.clone().into());
     let rounds = 200;
     for round in 1..=rounds {
-        let order = Order::SendData { peers: peers.clone(), label: "c".into(), binary: true, payload: payload.clone() };
+        let order =
+            Order::SendData { peers: peers.clone(), label: "c".into(), binary: true, payload: payload.clone(), keep: false };
         server.orders.send(order).expect("the handshakes");
         until("arrivals", 20, &mut server, &mut clients, |_, clients| clients.iter().all(|client| client.on("c").len() >= round));
     }

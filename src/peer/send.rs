@@ -2,6 +2,8 @@
 //! arena: header, extensions, payload; then numbers inside the payload are made continuous and the whole is encrypted in place. On a long and
 //! lossy path video goes in RED, with FEC packets among it ([`crate::rtp::fec`]): those are made from the plaintext, just before it is encrypted.
 
+mod fill;
+
 use std::mem::offset_of;
 use std::net::SocketAddr;
 

@@ -134,6 +134,11 @@ impl Cache {
         (repaired && useful).then_some(run)
     }
 
+    /// When the newest packet came, if any has.
+    pub fn heard(&self) -> Option<Micros> {
+        self.get(self.newest.0 as u32).map(|media| media.arrival)
+    }
+
     /// The packets of a run, in order.
     pub fn packets(&self, run: &Run) -> impl Iterator<Item = &Media> {
         self.since(run.first)

@@ -222,6 +222,19 @@ impl Rewriter {
         self.highest = ExtendedSequence(numbers.sequence.0 - 1);
     }
 
+    /// The numbers of a packet that is none of a source's, while there is no source; what comes after it goes on from them.
+    pub fn fill(&mut self, now: Micros, clock_rate: u32) -> Option<(ExtendedSequence, RtpTime)> {
+        if self.attached {
+            return None;
+        }
+        if self.started {
+            self.timestamp = self.timestamp.add((self.elapsed(now).max(0) as u64 * clock_rate as u64 / 1_000) as u32);
+        }
+        (self.started, self.arrival) = (true, now.as_millis() as u32);
+        self.highest.0 += 1;
+        Some((self.highest, self.timestamp))
+    }
+
     /// No source any more; the numbers go on from here with the next.
     pub fn detach(&mut self) {
         self.attached = false;

@@ -16,6 +16,8 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use rtrb::Consumer;
 
+use data::Message;
+
 use super::api::Gauges;
 use crate::limits::{HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE, STREAMS_PER_PEER};
 use crate::metrics::{DropReason, WorkerMetrics};
@@ -42,8 +44,8 @@ pub enum Order {
     /// To open on the session's side that is ours, as soon as there is an association. The client may open more.
     OpenChannels { peer: PeerId, channels: Vec<Open> },
     /// A message for each of these sessions, on its channel with this label. Sessions of other threads are passed over, so that all threads
-    /// can be given the same list. What does not go is counted: [`sctp::Association::send`].
-    SendData { peers: Arc<[PeerId]>, label: Arc<str>, binary: bool, payload: Arc<[u8]> },
+    /// can be given the same list. What does not go is counted: [`sctp::Association::send`]. `keep`: some of it until the channel is open.
+    SendData { peers: Arc<[PeerId]>, label: Arc<str>, binary: bool, payload: Arc<[u8]>, keep: bool },
     /// The session ended.
     Forget { peer: PeerId },
     /// The server stops: say goodbye to everybody.
@@ -102,6 +104,9 @@ struct Session {
     data: Option<DataSection>,
     /// To be opened with the association.
     to_open: Vec<Open>,
+    /// Messages for channels that are not open yet, and what they are counted for.
+    early: Vec<Message>,
+    early_bytes: usize,
     /// From the end of the handshake on, if data channels were agreed on.
     sctp: Option<Box<sctp::Association>>,
     /// When its timer is due, as in [`Handshakes::due`].
@@ -130,8 +135,8 @@ pub struct Handshakes {
 
 impl Session {
     fn new(peer: PeerId, role: Role, fingerprints: Vec<Fingerprint>, publishes: bool, data: Option<DataSection>) -> Self {
-        let (worker, association, to_open, sctp, due) = (None, None, Vec::new(), None, None);
-        Session { peer, role, fingerprints, publishes, worker, association, data, to_open, sctp, due }
+        let (worker, association, to_open, early, sctp, due) = (None, None, Vec::new(), Vec::new(), None, None);
+        Session { peer, role, fingerprints, publishes, worker, association, data, to_open, early, early_bytes: 0, sctp, due }
     }
 }
 
@@ -228,7 +233,9 @@ impl Handshakes {
                 }
                 Order::AgreeData { peer, data } => self.agree_data(peer, data, now),
                 Order::OpenChannels { peer, channels } => self.open_channels(peer, channels, now),
-                Order::SendData { peers, label, binary, payload } => self.send_data(&peers, &label, binary, &payload, now),
+                Order::SendData { peers, label, binary, payload, keep } => {
+                    self.send_data(&peers, Message { label, binary, payload }, keep, now);
+                }
                 Order::Forget { peer } => {
                     if self.sessions.get(&peer.slot).is_some_and(|session| session.peer == peer) {
                         self.settle(peer.slot);

@@ -88,6 +88,12 @@ pub enum Command {
         subscriber: Subscriber,
         peer: PeerId,
     },
+    /// After [`Command::Subscribe`]: its client may learn of the track by the first packet alone, so it is sent some of nothing if the track
+    /// is silent ([`super::fill`]).
+    Fill {
+        subscriber: Subscriber,
+        peer: PeerId,
+    },
     /// On the publisher's worker: its packets go to the tap as long as the track lives, beginning with a key frame.
     Tap {
         track: TrackId,

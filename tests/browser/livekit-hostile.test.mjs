@@ -15,7 +15,9 @@ import { TESTS, pause, serve, until } from './server.mjs';
 
 const require = createRequire(import.meta.url);
 const { WebSocket } = require('ws');
-const { DisconnectReason, LeaveRequest_Action, RequestResponse_Reason, SignalRequest, SignalResponse, TrackType } = require('@livekit/protocol');
+const {
+  ClientInfo_SDK, DisconnectReason, JoinRequest, LeaveRequest_Action, RequestResponse_Reason, SignalRequest, SignalResponse, TrackType, WrappedJoinRequest,
+} = require('@livekit/protocol');
 /** So long a picture may stand still while somebody else misbehaves; the browsers share the machine with whoever does. */
 const STILL_MS_MAX = 1_500;
 
@@ -81,7 +83,7 @@ async function raw(room, identity, { query = '', grants, url = server.url } = {}
     closed: new Promise((done) => socket.once('close', (code, reason) => done([code, reason.toString()]))),
   };
   raws.push(client);
-  socket.on('message', (bytes) => told.push(SignalResponse.fromBinary(bytes).message));
+  socket.on('message', (bytes) => told.push({ ...SignalResponse.fromBinary(bytes).message, at: performance.now() }));
   socket.on('error', () => {});
   await new Promise((done, failed) => {
     socket.once('open', done);
@@ -159,6 +161,22 @@ test('descriptions that match nothing end the member that makes them, with a rea
     assert.deepEqual(left(carl), [['STATE_MISMATCH', 'DISCONNECT', false]], offer);
   }
   await undisturbed();
+});
+
+test('the answer waits for a client that makes its offer before it can take an answer, until it says something', { timeout: 60_000 }, async () => {
+  const sdp = readFileSync(new URL('../fixtures/sdp/chromium-publish.sdp', import.meta.url), 'utf8');
+  const waited = async (sdk, word) => {
+    const request = new JoinRequest({ clientInfo: { sdk }, connectionSettings: { autoSubscribe: true }, publisherOffer: { type: 'offer', sdp, id: 1 } });
+    const wrapped = new WrappedJoinRequest({ joinRequest: request.toBinary() }).toBinary();
+    const client = await raw('early', `${ClientInfo_SDK[sdk]} ${word}`, { query: `&join_request=${Buffer.from(wrapped).toString('base64url')}` });
+    if (word) client.say('ping', 1n);
+    await until('the answer', 5_000, () => client.of('answer').length === 1);
+    const at = (kind) => client.told.find((message) => message.case === kind).at;
+    assert.equal(client.told[0].case, 'join');
+    return at('answer') - at('join');
+  };
+  const times = [await waited(ClientInfo_SDK.GO, false), await waited(ClientInfo_SDK.GO, true), await waited(ClientInfo_SDK.JS, false)];
+  assert.ok(times[0] >= 95 && times[1] < 90 && times[2] < 90, `${times}`);
 });
 
 test('who never reads what it is told is sent away, and costs little until then', { timeout: 120_000 }, async () => {

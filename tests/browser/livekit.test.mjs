@@ -208,6 +208,47 @@ test('layers: each gets the quality it asks for, and what nobody wants is not se
   await seesAndHears(bob, ['ada'], { kinds: ['video'] });
 });
 
+test('tracks that are muted when a member comes are there by their packets, and are seen and heard when they no longer are', { timeout: 120_000 }, async () => {
+  const ada = await member('muted', 'ada');
+  // A track of the SDK's that is muted may go on as silence; one that its sender has lost does not.
+  await ada.evaluate(async () => {
+    await window.lk.publish();
+    window.quiet = async (is) => {
+      for (const { track } of window.lk.room.localParticipant.trackPublications.values()) {
+        if (is) await track.mute();
+        if (track.kind === 'audio') await track.sender.replaceTrack(is ? null : track.mediaStreamTrack);
+        if (!is) await track.unmute();
+      }
+    };
+    await window.quiet(true);
+  });
+  await pause(1_000);
+  const filled = () => server.metric('distributary_fill_packets_total');
+  for (const [name, options] of [['bob', ONE], ['carl', TWO]]) {
+    const before = await filled();
+    const opened = await member('muted', name, { options });
+    let seen;
+    await until(`packets of tracks that are muted, at ${name}`, 15_000, async () => {
+      seen = await received(opened);
+      return seen.length === 2 && seen.every((track) => track.muted && track.packets >= 3);
+    }, () => JSON.stringify(seen));
+    assert.ok(!seen.some((track) => track.frames > 0 || track.energy > 0), JSON.stringify(seen));
+    await pause(6_000);
+    const more = await filled() - before;
+    assert.ok(more >= 80 && more <= 100, `five seconds of them for each of two tracks, ${more} packets`);
+    await ada.evaluate(() => window.quiet(false));
+    await seesAndHears(opened, ['ada']);
+    await ada.evaluate(() => window.quiet(true));
+    await pause(1_000);
+  }
+  // Who finds them as they mostly are gets no such packet.
+  await ada.evaluate(() => window.quiet(false));
+  await pause(2_000);
+  const before = await filled();
+  await seesAndHears(await member('muted', 'dora'), ['ada']);
+  assert.equal(await filled(), before);
+});
+
 test('an application looks after rooms, and is told what happens', { timeout: 120_000 }, async () => {
   const rooms = new RoomServiceClient(server.url, 'devkey', 'secret');
   const made = await rooms.createRoom({ name: 'managed', metadata: 'first', maxParticipants: 2, emptyTimeout: 60 });

@@ -63,6 +63,22 @@ fn take(rewriter: &mut Rewriter, media: &Media, history: &mut History) -> Option
 }
 
 #[test]
+fn packets_of_nothing_are_followed_by_a_source_without_a_seam_and_never_stand_within_one() {
+    let mut rewriter = Rewriter::new(0x1234);
+    let mut stream = Stream::new(1);
+    let (first, began) = rewriter.fill(Micros::from_millis(1_000), 90_000).expect("there is no source");
+    let (second, later) = rewriter.fill(Micros::from_millis(1_100), 90_000).expect("there is no source");
+    assert_eq!((first.0, second.0, later.0.wrapping_sub(began.0)), (0x1235, 0x1236, 9_000));
+    let media = stream.media(70_000, 5, 7, 3_100);
+    let numbers = rewriter.take(&media, true, 90_000, &NO_CLOCKS, None).unwrap().expect("it is wanted");
+    assert_eq!((numbers.sequence.0, numbers.timestamp.0.wrapping_sub(later.0)), (0x1237, 180_000), "two seconds later");
+    assert!(rewriter.fill(Micros::from_millis(3_200), 90_000).is_none());
+    // Nothing was lost that could be sent again.
+    assert_eq!(rewriter.origin(second.number(), None), None);
+    assert_eq!(rewriter.origin(numbers.sequence.number(), None).map(|(_, number)| number.0), Some(70_000));
+}
+
+#[test]
 fn a_change_of_publisher_is_continuous_in_every_number() {
     let (mut source, mut rewriter, mut history) = (Stream::new(1), Rewriter::new(0x1234_5678_9abc_def0), History::default());
     let a = take(&mut rewriter, &source.media(70_000, 4_000_000_000, 32_767, 1_000), &mut history).expect("sent");

@@ -73,10 +73,11 @@ impl Director {
         if peers.is_empty() || payload.len() > DATA_MESSAGE_BYTES_MAX {
             return;
         }
-        let label: Arc<str> = label.into();
+        let (reliable, label): (bool, Arc<str>) = (label == RELIABLE, label.into());
         for thread in &self.handshakes {
             let (peers, label, payload) = (peers.clone(), label.clone(), payload.clone());
-            self.order_of(thread, Order::SendData { peers, label, binary: true, payload });
+            // Who has just joined is told all the same: its channels open later.
+            self.order_of(thread, Order::SendData { peers, label, binary: true, payload, keep: reliable });
         }
     }
 }

@@ -160,7 +160,7 @@ impl Director {
             let mut own = payload.to_vec();
             own[HANDLE].copy_from_slice(&number.to_be_bytes());
             let (peers, label, payload) = (Arc::from([peer]), Arc::from(DATA_TRACK), Arc::from(own));
-            self.order(peer, Order::SendData { peers, label, binary: true, payload });
+            self.order(peer, Order::SendData { peers, label, binary: true, payload, keep: false });
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Director, State};
+use super::{Director, Part, State};
 use crate::limits::{QUALITIES_MAX, TRACK_CACHE, WORKERS_MAX};
 use crate::peer::send::Binding;
 use crate::room::shard::{Shard, Subscriber};
@@ -196,6 +196,7 @@ impl Director {
             clock_rate: track.codec.clock_rate,
             encrypted: track.encrypted,
         };
+        let is_member = matches!(session.part, Part::Member { .. });
         let (peer, wish) = (session.id, session.wishes.iter().find(|(index, _)| *index == feed.sender).copied());
         let first_here = track.subscribers[worker.0 as usize] == 0;
         if first_here && worker != owner {
@@ -214,6 +215,9 @@ impl Director {
         if let Some(office) = self.workers.get_mut(worker.0 as usize) {
             let subscriber = Subscriber { peer: slot, sender: feed.sender };
             office.send(Command::Subscribe { subscriber, peer, binding });
+            if is_member {
+                office.send(Command::Fill { subscriber, peer });
+            }
             if let Some((_, wish)) = wish {
                 office.send(Command::Wish { subscriber, peer, wish });
             }

@@ -3,13 +3,21 @@
 use std::sync::Arc;
 
 use super::{Handshakes, Notice, Session};
-use crate::limits::CHANNELS_PER_PEER;
+use crate::limits::{CHANNELS_PER_PEER, DATA_EARLY_BYTES, DATA_MESSAGE_COST};
 use crate::metrics::{DropReason, WorkerMetrics};
 use crate::rtp::config::DataSection;
 use crate::secure::dtls::Association;
 use crate::secure::sctp::{self, Event, Open, Settings};
 use crate::units::{Micros, PeerId};
 use crate::worker::mail::Command;
+
+/// A message for a data channel.
+#[derive(Clone)]
+pub(super) struct Message {
+    pub label: Arc<str>,
+    pub binary: bool,
+    pub payload: Arc<[u8]>,
+}
 
 impl Handshakes {
     pub(super) fn agree_data(&mut self, peer: PeerId, data: DataSection, now: Micros) {
@@ -32,16 +40,14 @@ impl Handshakes {
         self.pass_on(peer.slot, now);
     }
 
-    pub(super) fn send_data(&mut self, peers: &[PeerId], label: &str, binary: bool, payload: &Arc<[u8]>, now: Micros) {
+    /// `keep`: for who has not opened the channel yet.
+    pub(super) fn send_data(&mut self, peers: &[PeerId], message: Message, keep: bool, now: Micros) {
+        let metrics = self.metrics.clone();
         for &peer in peers {
             let Some(session) = self.session_of(peer) else { continue };
-            let sctp = session.sctp.as_mut();
-            match sctp.and_then(|sctp| Some((sctp.channel(label)?, sctp))) {
-                // What does not go has been counted.
-                Some((id, sctp)) => {
-                    let _ = sctp.send(id, binary, payload, now);
-                }
-                None => self.metrics.count_drop(DropReason::DataUnknownChannel),
+            let goes = session.send(&message, now) || (keep && session.keep(&message));
+            if !goes {
+                metrics.count_drop(DropReason::DataUnknownChannel);
             }
             self.pass_on(peer.slot, now);
         }
@@ -76,12 +82,11 @@ impl Handshakes {
     /// What SCTP has to say: to the client by DTLS, to the director, and when it wants to be called again.
     fn pass_on(&mut self, slot: u32, now: Micros) {
         let Some(session) = self.sessions.get_mut(&slot) else { return };
-        let (Some(sctp), Some(association), Some((worker, _))) = (&mut session.sctp, &mut session.association, session.worker)
-        else {
-            return;
-        };
         let peer = session.peer;
-        while let Some(event) = sctp.poll_event() {
+        while let Some(event) = session.sctp.as_mut().filter(|_| session.worker.is_some()).and_then(|sctp| sctp.poll_event()) {
+            if matches!(event, Event::Opened { .. }) {
+                session.send_early(now);
+            }
             // The director ends with the server; then nobody wants to know.
             let _ = self.notices.send(match event {
                 Event::Opened { channel, .. } => Notice::DataOpen { peer, channel },
@@ -90,6 +95,10 @@ impl Handshakes {
                 Event::Closed { reason } => Notice::DataClosed { peer, reason },
             });
         }
+        let (Some(sctp), Some(association), Some((worker, _))) = (&mut session.sctp, &mut session.association, session.worker)
+        else {
+            return;
+        };
         if let Some(office) = self.commands.get_mut(worker.0 as usize) {
             while let Some(packet) = sctp.poll_transmit() {
                 // It fits, and if the client has just closed DTLS nothing is owed.
@@ -125,5 +134,38 @@ impl Session {
             let _ = sctp.open(channel, now);
         }
         self.sctp = Some(Box::new(sctp));
+        self.send_early(now);
+    }
+
+    /// Gives a message to its channel; false if that is not open.
+    fn send(&mut self, message: &Message, now: Micros) -> bool {
+        let Some(sctp) = &mut self.sctp else { return false };
+        let Some(id) = sctp.channel(&message.label) else { return false };
+        // What does not go has been counted.
+        let _ = sctp.send(id, message.binary, &message.payload, now);
+        true
+    }
+
+    /// Keeps a message until its channel is open; false if there is no room.
+    fn keep(&mut self, message: &Message) -> bool {
+        let bytes = self.early_bytes + message.payload.len() + DATA_MESSAGE_COST;
+        let ended = self.sctp.as_deref().is_some_and(sctp::Association::is_closed);
+        if self.data.is_none() || ended || bytes > DATA_EARLY_BYTES {
+            return false;
+        }
+        self.early_bytes = bytes;
+        self.early.push(message.clone());
+        true
+    }
+
+    /// Sends what was kept for channels that are open now.
+    fn send_early(&mut self, now: Micros) {
+        let early = std::mem::take(&mut self.early);
+        self.early_bytes = 0;
+        for message in early {
+            if !self.send(&message, now) {
+                self.keep(&message);
+            }
+        }
     }
 }

@@ -33,6 +33,8 @@ pub struct Wish {
     pub attributes: HashMap<String, String>,
     pub tracks: Vec<proto::AddTrackRequest>,
     pub offer: Option<proto::SessionDescription>,
+    /// It cannot take the answer yet.
+    pub offers_before_it_may: bool,
     /// The SDK and its version, for logs.
     pub client: String,
 }
@@ -80,13 +82,15 @@ impl Query {
         let client = request.client_info.unwrap_or_default();
         let sdk = proto::client_info::Sdk::try_from(client.sdk).unwrap_or_default();
         let client = format!("{} {} {}", sdk.as_str_name(), client.version, client.browser);
+        let offer = request.publisher_offer.filter(|offer| !offer.sdp.is_empty());
         Ok(Wish {
+            offers_before_it_may: offer.is_some() && sdk == proto::client_info::Sdk::Go,
             auto_subscribe: settings.auto_subscribe,
             resume: (request.reconnect && !request.participant_sid.is_empty()).then_some(request.participant_sid),
             metadata: request.metadata,
             attributes: request.participant_attributes,
             tracks: request.add_track_requests,
-            offer: request.publisher_offer.filter(|offer| !offer.sdp.is_empty()),
+            offer,
             client: client.chars().take(120).collect(),
         })
     }

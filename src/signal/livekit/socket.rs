@@ -32,6 +32,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Messages of one client in a second; those after it wait.
 const MESSAGES_A_SECOND: u32 = 200;
+/// The SDK for Go (2.19) sets the offer that it joined with as its local description when it has been let in, while it reads on: an answer
+/// that is there already finds none and is lost. So after the first message the rest waits for a word of such a client (it trickles
+/// candidates next), and at most for this.
+const ANSWER_DELAY_MAX: Duration = Duration::from_millis(100);
 /// Why a connection is closed (RFC 6455 §7.4.1).
 const POLICY: u16 = 1008;
 const NORMAL: u16 = 1000;
@@ -121,7 +125,7 @@ async fn connect(
         }
     };
     let (outbox, inbox) = mpsc::channel(MEMBER_MESSAGES);
-    let comes_back = wish.resume.is_some();
+    let (comes_back, early) = (wish.resume.is_some(), wish.offers_before_it_may);
     let permission = permission(&claims);
     let mut attributes: std::collections::HashMap<String, String> = claims.attributes.clone().into_iter().collect();
     attributes.extend(wish.attributes.into_iter().filter(|_| permission.can_update_metadata));
@@ -151,7 +155,7 @@ async fn connect(
         Err(refusal) => return Err(refusal.into()),
     };
     let member = member.map(|member| Connected { handle, member });
-    Ok(upgrade.on_upgrade(move |socket| serve(socket, member, inbox)).into_response())
+    Ok(upgrade.on_upgrade(move |socket| serve(socket, member, inbox, early)).into_response())
 }
 
 /// A member's connection; its end is told however it comes.
@@ -167,19 +171,30 @@ impl Drop for Connected {
     }
 }
 
-async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc::Receiver<proto::SignalResponse>) {
+/// `early`: the client has made its offer before it can take the answer.
+async fn serve(
+    mut socket: WebSocket,
+    member: Option<Connected>,
+    mut inbox: mpsc::Receiver<proto::SignalResponse>,
+    mut early: bool,
+) {
     let mut json = false;
     let (mut since, mut count) = (Instant::now(), 0u32);
     let mut heard = Instant::now();
+    let mut held: Option<tokio::time::Instant> = None;
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_INTERVAL, PING_INTERVAL);
     let close = loop {
         tokio::select! {
             biased;
-            message = inbox.recv() => {
+            () = tokio::time::sleep_until(held.unwrap_or_else(tokio::time::Instant::now)), if held.is_some() => held = None,
+            message = inbox.recv(), if held.is_none() => {
                 // The member is no longer there: it was told why.
                 let Some(message) = message else { break (NORMAL, "") };
                 if socket.send(written(&message, json)).await.is_err() {
                     return;
+                }
+                if std::mem::take(&mut early) {
+                    held = Some(tokio::time::Instant::now() + ANSWER_DELAY_MAX);
                 }
             }
             _ = pings.tick() => {
@@ -192,7 +207,7 @@ async fn serve(mut socket: WebSocket, member: Option<Connected>, mut inbox: mpsc
             }
             received = socket.recv(), if member.is_some() => {
                 let Some(Ok(received)) = received else { return };
-                heard = Instant::now();
+                (heard, held) = (Instant::now(), None);
                 let request = match read(&received) {
                     Ok(Some(request)) => request,
                     Ok(None) => continue,

@@ -129,6 +129,40 @@ fn what_has_a_number_is_repeated_by_rtx_with_another_or_not_at_all() {
 }
 
 #[test]
+fn packets_of_nothing_stand_for_a_silent_track_until_it_is_heard() {
+    let open = |session: &mut Session| {
+        let packet = session.sent();
+        let padded = packet[0] & 0x20 != 0;
+        (padded, session.open(packet))
+    };
+    let mut session = Session::new(true, true);
+    session.peer.fill(0, AT[0], &mut session.batch).unwrap();
+    let (padded, (payload_type, first, number, payload)) = open(&mut session);
+    assert_eq!((padded, payload_type, payload.len()), (true, VIDEO.0, 0), "padding of the media's own stream");
+    session.peer.fill(0, AT[1], &mut session.batch).unwrap();
+    let (_, (_, second, next, _)) = open(&mut session);
+    assert_eq!((second, next), (first + 1, number.map(|number| number + 1)));
+    let media = session.media(70_000);
+    session.peer.forward(0, &media, &[None; 4], &[], AT[2], &mut session.batch).unwrap();
+    let (padded, (_, third, _, payload)) = open(&mut session);
+    assert_eq!((padded, third, &payload[..]), (false, second + 1, media.payload()));
+    assert_eq!(session.peer.fill(0, AT[2], &mut session.batch), Err(DropReason::NotPublishing), "the track is heard");
+    assert!(session.batch.is_empty());
+
+    // Of sound it is silence, unless it is encrypted from end to end: that would be no frame of the track's.
+    for encrypted in [false, true] {
+        let mut sound = config(true, false, false);
+        sound.kind = MediaKind::Audio;
+        let mut session = Session::of(sound);
+        let binding = Binding { track: TRACK, payload_type: VIDEO, rtx: None, clock_rate: 48_000, encrypted };
+        session.peer.senders[0].bind(Some(binding));
+        session.peer.fill(0, AT[0], &mut session.batch).unwrap();
+        let (padded, (.., payload)) = open(&mut session);
+        assert_eq!((padded, &payload[..]), (encrypted, if encrypted { &[][..] } else { &[0xf8, 0xff, 0xfe][..] }));
+    }
+}
+
+#[test]
 fn fec_follows_the_loss_of_a_long_path_and_ends_some_time_after_it() {
     let each = |lost: usize, round_trip: u64| {
         let mut path = path();
