@@ -371,16 +371,17 @@ impl Path {
         }
     }
 
-    /// What could be used of this path next, for example for another layer: it is probed for, and if the path carries it, more, up to the
-    /// most that could be used. And the least that media take.
+    /// What media could use of this path next, for example for another layer: it is probed for, and if the path carries it, more, up to the
+    /// most that they could use. And the least that they take.
     pub fn want(&mut self, next: Bitrate, (least, most): (Bitrate, Bitrate), now: Micros) {
         let (may, of_media) = (self.heard && !self.drains(now), self.of_media());
+        let with_repairs = |rate: Bitrate| Bitrate((rate.0 as f64 / of_media) as u64);
         let Some(transport) = self.transport.as_deref_mut() else { return };
-        transport.estimator.set_least(Bitrate((least.0 as f64 / of_media) as u64));
+        transport.estimator.set_least(with_repairs(least));
         if !may {
             return;
         }
-        transport.estimator.want(next, most, now);
+        transport.estimator.want(with_repairs(next), with_repairs(most), now);
         self.take_probe(now);
     }
 

@@ -68,9 +68,8 @@ function pictures(noted, from, to, width) {
   return { gap, best: best / (to - from) };
 }
 
-// In the simulator a step down is seen within a second, and no pause is longer than half of one. Here, with two busy cores, it took 0.5 to 1.2 s
-// and the longest pause before a picture was 0.26 to 1.25 s: the key frame of the lower encoding comes when its request has found its way, and what
-// is lost meanwhile is seen.
+// A step down is to be seen within a second, one up within ten, and no pause to be longer than half a second. Here, with two busy cores, steps down took
+// 0.46 to 0.78 s, up 0.1 to 4.0, and the longest pause before a picture was 0.2 to 0.46 s; the bounds leave the machine a little more.
 test('a path of 3, 1, 0.3 and 3 Mb/s: the layer follows, the picture goes on, and the queue stays short', { timeout: LONG ? 300_000 : 120_000 }, async () => {
   const room = 'steps';
   const layers = await simulcast(room);
@@ -108,9 +107,9 @@ test('a path of 3, 1, 0.3 and 3 Mb/s: the layer follows, the picture goes on, an
   console.log(told);
   server.note(told);
   for (const step of seen) {
-    assert.ok(step.shown <= (step.isDown ? 3_000 : 10_000), `${step.kbps} kb/s: the layer seen follows: ${told}`);
-    if (step.isDown) assert.ok(step.gap <= 2_000 + step.controlGap, `${step.kbps} kb/s: the picture goes on: ${told}`);
-    // At 300 kb/s, where a key frame alone takes half a second, 62 to 141 ms were seen; 100 are wanted.
+    assert.ok(step.shown <= (step.isDown ? 1_500 : 10_000), `${step.kbps} kb/s: the layer seen follows: ${told}`);
+    if (step.isDown) assert.ok(step.gap <= 700 + step.controlGap, `${step.kbps} kb/s: the picture goes on: ${told}`);
+    // At 300 kb/s, where a key frame alone takes a tenth of a second and more, 34 to 143 ms were seen; 100 are wanted.
     assert.ok(step.queue[1] < (step.kbps < 1_000 ? 180 : 100), `${step.kbps} kb/s: the queue is short: ${told}`);
     assert.ok(step.steady > 0.7, `${step.kbps} kb/s: the best layer that fits is seen: ${told}`);
   }
@@ -145,7 +144,8 @@ test('5 % loss on a round trip of 150 ms: what is lost comes again before anybod
 const jain = (shares) => shares.reduce((a, b) => a + b) ** 2 / (shares.length * shares.reduce((sum, share) => sum + share ** 2, 0));
 
 // With pictures of any rate the simulator's index is above 0.8 (bench/congestion, tcp-50 and tcp-200), with encodings of fixed rates where the queue is long
-// (tests/sharing.rs). Here 0.80 and 0.67 were seen, and 0.43 to 0.45 before `gcc::equation`, when both viewers stayed on the smallest one.
+// (tests/sharing.rs). Here 0.64 to 0.80 were seen, where both viewers on the second encoding make 0.67, and 0.43 to 0.45 before `gcc::equation`, when both
+// stayed on the smallest one.
 test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { timeout: LONG ? 300_000 : 120_000 }, async () => {
   const room = 'shared';
   const layers = await simulcast(room);
