@@ -214,7 +214,7 @@ pub const SCTP_CHUNKS_PER_SECOND: u64 = 5_000;
 pub const CONSENT_MILLIS_MAX: u64 = 30_000;
 /// Milliseconds between two key-frame requests for the same stream.
 pub const KEY_FRAME_REQUEST_MILLIS_MIN: u64 = 500;
-/// Milliseconds after a key frame in which libwebrtc's encoder takes no further request, for no stream of it (its `EncoderRtcpFeedback`).
+/// Milliseconds after a request in which libwebrtc's encoder takes no further one, for no stream of it (its `EncoderRtcpFeedback`).
 pub const KEY_FRAME_DEAF_MILLIS: u64 = 300;
 
 /// Egresses that are known at a time; when all are active, another is refused.

@@ -662,7 +662,7 @@ impl Peer {
     /// A track and its encoding of which a key frame is due to be asked for, of a session that is not a client's.
     pub fn key_frame_to_inject(&mut self, now: Micros) -> Option<(TrackId, u8)> {
         let inbound = self.inbound.as_deref_mut().filter(|_| self.keys.is_none() && self.address.is_none())?;
-        let stream = inbound.streams.iter_mut().find(|stream| stream.wanted.is_due(now))?;
+        let stream = inbound.streams.iter_mut().find(|stream| stream.wanted.is_due(now, None))?;
         stream.wanted.requested(now);
         inbound.stats.key_frame_requests += 1;
         Some((inbound.lines.get(stream.media as usize)?.track, stream.layer))
@@ -722,7 +722,8 @@ impl Peer {
 
     fn ask_for_key_frames(&mut self, inbound: &mut Inbound, now: Micros, batch: &mut SendBatch, metrics: &WorkerMetrics) {
         let from = self.rtcp_ssrc;
-        for stream in inbound.streams.iter_mut().filter(|stream| stream.wanted.is_due(now)) {
+        let round_trip = inbound.round_trip;
+        for stream in inbound.streams.iter_mut().filter(|stream| stream.wanted.is_due(now, round_trip)) {
             let ssrc = stream.ssrc;
             if self.send_rtcp(batch, |space| rtcp::write_pli(space, from, ssrc)) {
                 stream.wanted.requested(now);
