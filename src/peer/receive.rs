@@ -402,12 +402,14 @@ impl Inbound {
         self.redundant.clear();
         self.recovered.clear();
         let header = rtp::Header::parse(packet.bytes())?;
-        let mut index = self.stream_of(&header)?;
-        let line = &self.lines[self.streams[index].media as usize];
-        let transport_sequence = line.config.extensions.id(ExtensionKind::TransportSequence).and_then(|id| header.extension(id));
-        if let Some(&[high, low]) = transport_sequence {
+        // Whatever it is, it came: Chromium's first probes are padding on RTX streams of which nothing is known yet, and without an answer to
+        // them it begins with 300 kb/s and takes half a minute to send what it could. All m-lines have one id for it (RFC 8843 §12).
+        let id = self.lines.iter().find_map(|line| line.config.extensions.id(ExtensionKind::TransportSequence));
+        if let Some(&[high, low]) = id.and_then(|id| header.extension(id)) {
             self.arrivals.record(SequenceNumber(u16::from_be_bytes([high, low])), now);
         }
+        let mut index = self.stream_of(&header)?;
+        let line = &self.lines[self.streams[index].media as usize];
         if contradicts(line, &self.streams[index], &header) {
             return Err(DropReason::RidChanged);
         }

@@ -16,6 +16,7 @@ const ULPFEC: PayloadType = PayloadType(122);
 const RID_ID: u8 = 4;
 const REPAIRED_RID_ID: u8 = 5;
 const DEPENDENCY_ID: u8 = 6;
+const TRANSPORT_ID: u8 = 9;
 const NOW: Micros = Micros::from_secs(1);
 
 /// A publisher with one video, and a viewer of it.
@@ -34,6 +35,7 @@ impl Scene {
         extensions.set(ExtensionKind::Rid, RID_ID);
         extensions.set(ExtensionKind::RepairedRid, REPAIRED_RID_ID);
         extensions.set(ExtensionKind::DependencyDescriptor, DEPENDENCY_ID);
+        extensions.set(ExtensionKind::TransportSequence, TRANSPORT_ID);
         let feedback = Feedback { nack: true, pli: true, ..Feedback::default() };
         let codec = CodecConfig {
             codec,
@@ -99,6 +101,18 @@ impl Scene {
         let taken = self.rewriter.take(media, true, 90_000, &[None; QUALITIES_MAX], Some(&mut self.history));
         taken.is_ok_and(|numbers| numbers.is_some_and(|numbers| !numbers.blank))
     }
+}
+
+/// As Chromium does: the first probes of its estimate are padding on the RTX stream, of media that has not come yet.
+#[test]
+fn what_cannot_be_taken_is_told_to_have_come_all_the_same() {
+    let mut scene = Scene::new(Codec::Vp8, &[], Target::all(0));
+    for number in 0..5u16 {
+        let element = Some((TRANSPORT_ID, &number.to_be_bytes()[..]));
+        assert_eq!(scene.receive((2, RTX), RtpTime(0), false, element, &[]).map(|_| ()), Err(DropReason::RtxMalformed));
+    }
+    let (base, times) = scene.inbound.arrivals.pending();
+    assert_eq!((base, times.collect::<Vec<_>>()), (SequenceNumber(0), vec![Some(NOW); 5]));
 }
 
 #[test]
