@@ -12,7 +12,7 @@ use crate::units::Micros;
 /// Below this nothing waits.
 const EMPTY_MS: f64 = 20.0;
 /// A queue that is competed in has to be emptier to be taken for ours: the others' cuts leave little of a short one, ours alone leave nothing.
-const EMPTIED_MS: f64 = 8.0;
+const EMPTIED_MS: f64 = 12.0;
 /// A longer queue is not competed in.
 const LONG_MS: f64 = 350.0;
 /// A queue that has stood for so long, more than it was empty, is not ours: that would have drained. Reno and CUBIC empty it now and then too.
@@ -66,7 +66,7 @@ mod tests {
         assert!(!at(3_000, 100.0, false) && !at(4_000, 100.0, false), "nothing asks us to give way");
         assert!(at(5_000, 100.0, true));
         assert!(at(6_000, 200.0, false));
-        assert!(at(7_000, 10.0, false), "others' cuts leave as much");
+        assert!(at(7_000, 15.0, false), "others' cuts leave as much");
         assert!(!at(8_000, 5.0, false));
         assert!(!at(9_000, 100.0, false) && at(10_000, 100.0, true), "a second was not long enough to forget");
         assert!(!at(11_000, 5.0, false) && !at(12_000, 10.0, false) && !at(13_000, 10.0, false));
