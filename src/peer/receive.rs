@@ -123,6 +123,8 @@ pub struct Inbound {
     /// And of the packets of each that may have FEC packets.
     windows: Vec<Window>,
     arrivals: Arrivals,
+    /// Id of the transport-wide number: all m-lines have one (RFC 8843 §12).
+    transport_sequence: Option<u8>,
     next_report: Micros,
     measured: Micros,
     /// The last reference time sent, and the round trip that its answer told.
@@ -162,12 +164,14 @@ impl Inbound {
             lines.iter().filter(|line| line.config.extensions.id(ExtensionKind::DependencyDescriptor).is_some()).count();
         let protected = lines.iter().filter(|line| line.config.fec.is_some());
         let windows = protected.map(|line| line.config.rids.len().max(line.config.remote_streams.len()).max(1)).sum();
+        let transport_sequence = lines.iter().find_map(|line| line.config.extensions.id(ExtensionKind::TransportSequence));
         Inbound {
             lines,
             streams: ArrayVec::new(),
             readers: Vec::with_capacity(described * QUALITIES_MAX),
             windows: Vec::with_capacity(windows),
             arrivals: Arrivals::default(),
+            transport_sequence,
             next_report: Micros::ZERO,
             measured: Micros::ZERO,
             reference: LastReport::default(),
@@ -403,9 +407,8 @@ impl Inbound {
         self.recovered.clear();
         let header = rtp::Header::parse(packet.bytes())?;
         // Whatever it is, it came: Chromium's first probes are padding on RTX streams of which nothing is known yet, and without an answer to
-        // them it begins with 300 kb/s and takes half a minute to send what it could. All m-lines have one id for it (RFC 8843 §12).
-        let id = self.lines.iter().find_map(|line| line.config.extensions.id(ExtensionKind::TransportSequence));
-        if let Some(&[high, low]) = id.and_then(|id| header.extension(id)) {
+        // them it begins with 300 kb/s and takes half a minute to send what it could.
+        if let Some(&[high, low]) = self.transport_sequence.and_then(|id| header.extension(id)) {
             self.arrivals.record(SequenceNumber(u16::from_be_bytes([high, low])), now);
         }
         let mut index = self.stream_of(&header)?;

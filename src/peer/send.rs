@@ -442,18 +442,8 @@ impl Sender {
         if !batch.has_room() {
             return Err(DropReason::SendFailed);
         }
-        let space = batch.space();
-        let mid = self.extensions.id(ExtensionKind::Mid).map(|id| (id, self.mid.as_bytes()));
-        let number = self.number(Some(&leaving));
-        let elements = mid.into_iter().chain(number.as_ref().map(|(id, number)| (*id, &number[..])));
-        let (sequence, timestamp) = (self.rtx_sequence, self.rewriter.timestamp());
-        let header_len = rtp::write_header(space, false, payload_type, sequence.number(), timestamp, ssrc, elements)
-            .ok_or(DropReason::Oversize)?;
-        let len = rtp::pad(space, header_len, PROBE_PADDING).ok_or(DropReason::Oversize)?;
-        let sealed = keys.outbound.protect_rtp(space, header_len, len, sequence.0).ok_or(DropReason::Oversize)?;
-        batch.commit(to, sealed);
-        leaving.left(number.is_some(), false, ssrc, sequence.number(), sealed);
-        Ok(())
+        let (stream, times) = ((payload_type, ssrc), (self.rtx_sequence, self.rewriter.timestamp()));
+        self.send_own(stream, times, &[], PROBE_PADDING, keys, Some(leaving), to, batch)
     }
 
     /// Id and data of the transport-wide number of a packet that is about to leave.

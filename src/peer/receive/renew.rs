@@ -9,6 +9,7 @@ impl Inbound {
     /// told of each. What was replaced is in `new` afterwards.
     pub(in crate::peer) fn renew(&mut self, new: &mut Inbound, mut forget: impl FnMut(Ssrc)) {
         std::mem::swap(&mut self.lines, &mut new.lines);
+        self.transport_sequence = new.transport_sequence;
         std::mem::swap(&mut self.readers, &mut new.readers);
         std::mem::swap(&mut self.windows, &mut new.windows);
         let Inbound { lines: old, readers, windows, .. } = new;

@@ -8,7 +8,7 @@ use crate::metrics::DropReason;
 use crate::peer::path::Leaving;
 use crate::peer::{Keys, Peer};
 use crate::rtp::config::MediaKind;
-use crate::units::Micros;
+use crate::units::{ExtendedSequence, Micros, PayloadType, RtpTime, Ssrc};
 use crate::wire::extension::ExtensionKind;
 use crate::wire::rtp;
 
@@ -32,27 +32,44 @@ impl Sender {
             return Err(DropReason::SendFailed);
         }
         let (sequence, timestamp) = self.rewriter.fill(now, binding.clock_rate).ok_or(DropReason::NotPublishing)?;
+        let silent = self.kind == MediaKind::Audio && !binding.encrypted;
+        let (payload, padding): (&[u8], u8) = if silent { (&OPUS_SILENCE, 0) } else { (&[], FILL_PADDING) };
+        let stream = (binding.payload_type, self.stream.media);
+        self.send_own(stream, (sequence, timestamp), payload, padding, keys, leaving, to, batch)?;
+        self.stats.packets += 1;
+        self.stats.octets += payload.len() as u64;
+        Ok(())
+    }
+
+    /// Sends a packet that is made here, of so much payload and padding (0: none), for which the batch has room.
+    #[allow(clippy::too_many_arguments)] // as `write`
+    pub(super) fn send_own(
+        &self,
+        (payload_type, ssrc): (PayloadType, Ssrc),
+        (sequence, timestamp): (ExtendedSequence, RtpTime),
+        payload: &[u8],
+        padding: u8,
+        keys: &mut Keys,
+        leaving: Option<Leaving<'_>>,
+        to: SocketAddr,
+        batch: &mut SendBatch,
+    ) -> Result<(), DropReason> {
         let space = batch.space();
         let mid = self.extensions.id(ExtensionKind::Mid).map(|id| (id, self.mid.as_bytes()));
         let number = self.number(leaving.as_ref());
         let elements = mid.into_iter().chain(number.as_ref().map(|(id, number)| (*id, &number[..])));
-        let (payload_type, ssrc) = (binding.payload_type, self.stream.media);
         let header_len = rtp::write_header(space, false, payload_type, sequence.number(), timestamp, ssrc, elements)
             .ok_or(DropReason::Oversize)?;
-        let silent = self.kind == MediaKind::Audio && !binding.encrypted;
-        let payload: &[u8] = if silent { &OPUS_SILENCE } else { &[] };
         let mut len = header_len + payload.len();
         space.get_mut(header_len..len).ok_or(DropReason::Oversize)?.copy_from_slice(payload);
-        if !silent {
-            len = rtp::pad(space, len, FILL_PADDING).ok_or(DropReason::Oversize)?;
+        if padding > 0 {
+            len = rtp::pad(space, len, padding).ok_or(DropReason::Oversize)?;
         }
         let sealed = keys.outbound.protect_rtp(space, header_len, len, sequence.0).ok_or(DropReason::Oversize)?;
         batch.commit(to, sealed);
         if let Some(leaving) = leaving {
             leaving.left(number.is_some(), false, ssrc, sequence.number(), sealed);
         }
-        self.stats.packets += 1;
-        self.stats.octets += payload.len() as u64;
         Ok(())
     }
 }
