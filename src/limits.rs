@@ -20,9 +20,9 @@ pub const TURN_DATAGRAMS: usize = 256;
 /// Media packets forwarded in one turn (received here or on another worker).
 pub const TURN_MEDIA: usize = 512;
 /// Bytes of one worker's send arena: what one flush can hold. A full arena is flushed and reused within the turn.
-pub const SEND_ARENA_BYTES: usize = 1 << 20;
+pub const SEND_ARENA_BYTES: usize = 1 << 18;
 /// Send operations (single datagrams or trains) of one flush.
-pub const SEND_OPS: usize = 1024;
+pub const SEND_OPS: usize = 128;
 /// Segments of one UDP_SEGMENT train: the kernel's UDP_MAX_SEGMENTS is 64 in older kernels.
 pub const TRAIN_SEGMENTS: usize = 64;
 /// Bytes of one train: what fits an IPv4/IPv6 datagram's 16-bit length.

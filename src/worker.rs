@@ -5,6 +5,7 @@
 //! everything at once. It allocates nothing, takes no lock, and never waits.
 
 pub mod directory;
+mod fanout;
 mod fill;
 pub mod hold;
 mod inject;
@@ -34,6 +35,7 @@ use crate::rtp::config::MediaKind;
 use crate::rtp::rewrite::Source;
 use crate::units::{Micros, PeerId, WorkerId};
 use directory::Directory;
+use fanout::Fanout;
 use fill::Fill;
 use hold::Hold;
 use load::Load;
@@ -69,12 +71,11 @@ pub struct Worker {
     load: Load,
     /// How long to look for packets before going to sleep.
     spin: Micros,
-    /// Slots of the sessions to be sent something in this turn.
-    receivers: Vec<Subscriber>,
+    /// Empty between uses.
+    fanout: Fanout,
     received: Vec<Received>,
     batch: SendBatch,
     requests: Requests,
-    turns: u64,
     next_tick: Micros,
     /// Packets of cached runs that may be given before the next tick.
     run_packets: usize,
@@ -102,11 +103,10 @@ impl Worker {
             hold,
             load: Load::default(),
             spin: Micros::ZERO,
-            receivers: Vec::with_capacity(SESSIONS_MAX),
+            fanout: Fanout::new(),
             received: Vec::with_capacity(TURN_DATAGRAMS),
             batch,
             requests: Requests::default(),
-            turns: 0,
             next_tick: Micros::ZERO,
             run_packets: RUN_PACKETS,
             ticks: 0,
@@ -166,7 +166,6 @@ impl Worker {
 
     /// One turn: what has been received and what other threads said, worked off and sent.
     pub fn turn(&mut self, now: Micros) {
-        self.turns += 1;
         self.metrics.add(Counter::Turns, 1);
         self.read_commands(now);
         self.read_mesh(now);

@@ -47,9 +47,11 @@ impl Server {
             }
             None => Command::new(binary),
         };
-        // What is beyond the server's own limit is of interest too.
-        if std::env::var_os("DISTRIBUTARY_LIMITS_LOAD").is_none() {
-            command.env("DISTRIBUTARY_LIMITS_LOAD", "100");
+        // What is beyond the server's own limits is of interest too.
+        for (limit, none) in [("DISTRIBUTARY_LIMITS_LOAD", "100"), ("DISTRIBUTARY_LIMITS_JOINS_PER_MINUTE", "0")] {
+            if std::env::var_os(limit).is_none() {
+                command.env(limit, none);
+            }
         }
         command.args(["serve", "--dev", "--http-port", "0", "--media-port", "0", "--tcp-port", "0", "--log-level", "warn"]);
         command.args(["--workers", &launch.workers.to_string(), "--io", launch.io]);

@@ -27,6 +27,8 @@ pub const REPORT_INTERVAL: u64 = 1_000_000_000;
 pub const AUDIO_PAYLOAD: usize = 120;
 /// Largest RTP packet before protection.
 pub const PACKET_MAX: usize = 1184;
+/// See [`State::meager`].
+const MEAGER: u64 = 15;
 /// A key frame is so many times as large as others are on average.
 const KEY_FRAME_FACTOR: u64 = 4;
 /// Packets kept for retransmission.
@@ -44,6 +46,9 @@ pub struct State {
     pub quit: AtomicBool,
     /// No more media; checks and reports go on.
     pub pause: AtomicBool,
+    /// One in [`MEAGER`] frames and audio packets: viewers who join over what is slower than the sink they get would overload the server, and
+    /// what came of that would be measured.
+    pub meager: AtomicBool,
     pub connected: AtomicBool,
     /// Numbers of the next audio and video packet.
     pub next: [AtomicU64; 2],
@@ -362,15 +367,17 @@ impl Source {
     /// Makes the frame and the audio packet whose time has come.
     fn make_media(&mut self, now: u64) {
         let paused = self.state.pause.load(Relaxed);
+        let meager = self.state.meager.load(Relaxed);
+        let skips = |interval: u64, next: u64| paused || (meager && !(next / interval).is_multiple_of(MEAGER));
         if self.with_video && now >= self.next_frame {
-            if !paused {
+            if !skips(FRAME_INTERVAL, self.next_frame) {
                 self.make_frame();
             }
             self.next_frame += FRAME_INTERVAL;
             self.video.timestamp = self.video.timestamp.add(3000);
         }
         if self.with_audio && now >= self.next_audio {
-            if !paused {
+            if !skips(AUDIO_INTERVAL, self.next_audio) {
                 self.send_audio(now);
             }
             self.next_audio += AUDIO_INTERVAL;

@@ -54,6 +54,8 @@ pub fn run(options: &Options) -> Result<String, String> {
     let identity = Identity::generate().map_err(|error| error.to_string())?;
     let crew = Publishers::start(options, &target.whip, &identity)?;
     let publishers = &crew.all;
+    let set_meager = |on: bool| publishers.iter().for_each(|publisher| publisher.state.meager.store(on, Relaxed));
+    set_meager(target.sink.is_some());
     let connected = || publishers.iter().all(|publisher| publisher.state.connected.load(Relaxed));
     wait_for(PUBLISHER_TIME_MAX, connected, || publisher_failure(publishers))?;
     eprintln!("loadgen: publishing {} kb/s{}", options.bitrate / 1000, if options.rooms > 1 { " in each room" } else { "" });
@@ -77,6 +79,7 @@ pub fn run(options: &Options) -> Result<String, String> {
     eprintln!("loadgen: {} viewers watch", options.viewers);
     if let Some(sink) = &target.sink {
         sink.open()?;
+        set_meager(false);
     }
     std::thread::sleep(Duration::from_secs(options.settle.into()));
 

@@ -320,10 +320,12 @@ impl Xdp {
         batch.hand_out(|operation, slot| {
             let len = operation.len as usize;
             let Some(headers) = peers.headers(operation.to).filter(|headers| headers.fits(len)) else { return false };
-            let frame = headers.write(slot, HEADROOM_BYTES..HEADROOM_BYTES + len);
+            let finishes = socket.finishes_checksum(len);
+            let frame = headers.write(slot, HEADROOM_BYTES..HEADROOM_BYTES + len, finishes);
+            let options = if finishes { Xsk::leave_checksum(slot, frame.start, HEADROOM_BYTES - frame::UDP) } else { 0 };
             let address = slot_address(operation.slot()) + frame.start as u64;
             // With no room, which means that the device is far behind, the kernel may queue it or not.
-            if socket.send.push(Descriptor { address, len: frame.len() as u32, options: 0 }).is_err() {
+            if socket.send.push(Descriptor { address, len: frame.len() as u32, options }).is_err() {
                 return false;
             }
             tally.accepted(1, len);

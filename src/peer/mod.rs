@@ -3,7 +3,7 @@
 //! A [`Peer`] is made by the control plane, boxed, handed to the worker that claims it, and given back boxed when it ends.
 //! Nothing here does I/O: functions take `now` and a batch to write into, and return what the worker has to do next.
 //!
-//! A packet on its way to a receiver touches two cache lines of its `Peer` and three of its [`Sender`], and at most nine with its
+//! A packet on its way to a receiver touches one cache line of its `Peer` and three of its [`Sender`], and at most nine with its
 //! key in [`srtp`]; where the path's bandwidth is estimated, two of its [`Path`] and one of that one's history too. The layouts are
 //! asserted where they are declared.
 
@@ -35,19 +35,17 @@ pub struct Keys {
 
 const _: () = assert!(offset_of!(Keys, outbound) == 0);
 
-/// One session. The first cache line is all that sending to it touches here, and for a viewer that tells of its path the next.
+/// One session. The first cache line is all that sending to it touches here.
 #[repr(C, align(64))]
 pub struct Peer {
     /// Where packets go: the remote end of the candidate pair of the last nominating check.
     address: Option<SocketAddr>,
     keys: Option<Box<Keys>>,
     pub senders: Box<[Sender]>,
-    /// The turn in which this peer was last put on the list of receivers to serve.
-    pub turn_mark: u64,
-
-    pub id: PeerId,
     /// What is known of the way to a viewer, if it tells.
     pub path: Option<Box<Path>>,
+
+    pub id: PeerId,
     /// Remote addresses that passed an authenticated check, newest last.
     checked: ArrayVec<SocketAddr, ADDRESSES_PER_PEER>,
     /// The last authentic word of the client.
@@ -60,7 +58,7 @@ pub struct Peer {
     pub announced: bool,
 }
 
-const _: () = assert!(offset_of!(Peer, turn_mark) < CACHE_LINE_BYTES && offset_of!(Peer, id) == CACHE_LINE_BYTES);
+const _: () = assert!(offset_of!(Peer, path) < CACHE_LINE_BYTES && offset_of!(Peer, id) == CACHE_LINE_BYTES);
 
 /// What a further negotiation makes of a session. Made by the control plane with room for all of it, so that the worker allocates nothing;
 /// what it replaces goes back in the same box.
@@ -123,7 +121,6 @@ impl Peer {
             address: None,
             keys: None,
             senders,
-            turn_mark: 0,
             id,
             path,
             checked: ArrayVec::new(),
@@ -200,10 +197,10 @@ impl Peer {
         now.since(self.last_heard) > CONSENT_MILLIS_MAX * 1_000
     }
 
-    /// Asks for what sending on an m-line will read, but for the peer itself: that has to be there.
+    /// Asks for what sending on these m-lines will read, but for the peer itself: that has to be there.
     #[inline(always)]
-    pub fn prefetch(&self, sender: u16) {
-        if let Some(sender) = self.senders.get(sender as usize) {
+    pub fn prefetch(&self, senders: impl Iterator<Item = u16>) {
+        for sender in senders.filter_map(|sender| self.senders.get(sender as usize)) {
             prefetch(sender, 3);
         }
         if let Some(keys) = self.keys.as_deref() {

@@ -138,7 +138,7 @@ impl Turn {
         for index in self.due..self.tracks.len() {
             let (track, encoding) = self.tracks[index];
             let Some(shard) = shards.get(track) else { continue };
-            if shard.companion.and_then(|video| shards.get(video)).is_some_and(Shard::is_due) {
+            if shard.companion.and_then(|video| shards.get(video)).is_some_and(|video| video.due() != 0) {
                 self.choose(index, shards);
             } else if let Some(waiting) = shard.waiting(encoding) {
                 self.since = self.since.min(waiting.since);

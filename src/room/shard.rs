@@ -54,7 +54,7 @@ pub struct Shard {
     /// First link of the subscribers' list.
     first: u32,
     /// Packets come in frames, the last of which has the marker bit: video.
-    pub(super) has_frames: bool,
+    pub has_frames: bool,
     /// The video of the same publisher, with whose frames sound may travel.
     pub(super) companion: Option<TrackId>,
 }
@@ -90,9 +90,10 @@ impl Shard {
         self.encodings.get(encoding as usize)?.waiting
     }
 
-    /// Whether packets of any encoding are about to be sent.
-    pub(super) fn is_due(&self) -> bool {
-        self.encodings.iter().any(|encoding| encoding.waiting.is_some_and(|waiting| waiting.due))
+    /// The encodings of which packets are about to be sent, a bit each.
+    pub fn due(&self) -> u8 {
+        let is_due = |encoding: &Encoding| encoding.waiting.is_some_and(|waiting| waiting.due);
+        self.encodings.iter().enumerate().fold(0, |all, (index, encoding)| all | u8::from(is_due(encoding)) << index)
     }
 
     pub fn has_subscribers(&self) -> bool {
@@ -196,9 +197,9 @@ impl Shards {
         self.links_of(track).map(|link| link.subscriber)
     }
 
-    /// Those who are given an encoding.
-    pub fn receivers(&self, track: TrackId, encoding: u8) -> impl Iterator<Item = Subscriber> + '_ {
-        self.links_of(track).filter(move |link| link.encodings >> encoding & 1 != 0).map(|link| link.subscriber)
+    /// Those who are given any of `encodings`, a bit each.
+    pub fn receivers(&self, track: TrackId, encodings: u8) -> impl Iterator<Item = Subscriber> + '_ {
+        self.links_of(track).filter(move |link| link.encodings & encodings != 0).map(|link| link.subscriber)
     }
 
     fn links_of(&self, track: TrackId) -> impl Iterator<Item = &Link> + '_ {
@@ -260,7 +261,7 @@ mod tests {
         let link = shards.subscribe(b, member(30)).expect("room");
         shards.give(link, member(30), 0b10);
         shards.give(link, member(31), 0b100);
-        assert_eq!(shards.receivers(b, 1).map(|subscriber| subscriber.peer).collect::<Vec<_>>(), [30]);
-        assert!(shards.receivers(b, 0).all(|subscriber| subscriber.peer != 30) && shards.receivers(b, 2).count() == 0);
+        assert_eq!(shards.receivers(b, 1 << 1).map(|subscriber| subscriber.peer).collect::<Vec<_>>(), [30]);
+        assert!(shards.receivers(b, 1).all(|subscriber| subscriber.peer != 30) && shards.receivers(b, 1 << 2).count() == 0);
     }
 }

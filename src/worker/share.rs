@@ -36,12 +36,13 @@ impl Worker {
         if !layers.differs(&before) {
             return;
         }
-        let mut receivers = std::mem::take(&mut self.receivers);
-        receivers.extend(self.shards.subscribers(track));
-        for Subscriber { peer: slot, .. } in receivers.drain(..) {
+        let mut fanout = std::mem::take(&mut self.fanout);
+        self.shards.subscribers(track).for_each(|subscriber| fanout.add(subscriber));
+        for slot in (0..fanout.len()).filter_map(|at| fanout.peer(at)) {
             self.aim(slot, now);
         }
-        self.receivers = receivers;
+        fanout.clear();
+        self.fanout = fanout;
     }
 
     /// Chooses what a receiver is given of all it watches, within what its path carries, begins it or asks for the key frames it

@@ -323,42 +323,36 @@ impl Worker {
         if !self.media.select(now, self.hold.bound(), &mut self.shards) {
             return;
         }
-        for (track, encoding) in self.media.tracks() {
-            let mut ahead = self.shards.receivers(*track, *encoding).skip(PEER_AHEAD);
-            for subscriber in self.shards.receivers(*track, *encoding) {
-                if let Some(peer) = ahead.next().and_then(|next| self.peers.get(next.peer as usize)).and_then(Option::as_deref) {
-                    prefetch(peer, 2);
-                }
-                let Some(peer) = self.peers.get_mut(subscriber.peer as usize).and_then(Option::as_deref_mut) else { continue };
-                if peer.turn_mark != self.turns {
-                    peer.turn_mark = self.turns;
-                    self.receivers.push(subscriber);
+        let mut fanout = std::mem::take(&mut self.fanout);
+        // Video first: a shorter packet can only be the last of a train.
+        for video in [true, false] {
+            for (track, encoding) in self.media.tracks() {
+                let Some(shard) = self.shards.get(*track).filter(|shard| shard.has_frames == video) else { continue };
+                // All encodings of a track at once, when its first one comes by.
+                let due = shard.due();
+                if due.trailing_zeros() == u32::from(*encoding) {
+                    self.shards.receivers(*track, due).for_each(|subscriber| fanout.add(subscriber));
                 }
             }
         }
-        let mut receivers = std::mem::take(&mut self.receivers);
-        for at in 0..receivers.len() {
-            let ahead = |by: usize| {
-                let receiver: &Subscriber = receivers.get(at + by)?;
-                Some((self.peers.get(receiver.peer as usize)?.as_deref()?, receiver.sender))
-            };
-            if let Some((peer, _)) = ahead(PEER_AHEAD) {
-                prefetch(peer, 2);
+        for at in 0..fanout.len() {
+            if let Some(peer) = fanout.peer(at + PEER_AHEAD).and_then(|slot| self.peers.get(slot as usize)?.as_deref()) {
+                prefetch(peer, 1);
             }
-            if let Some((peer, sender)) = ahead(PARTS_AHEAD) {
-                peer.prefetch(sender);
+            if let Some(peer) = fanout.peer(at + PARTS_AHEAD).and_then(|slot| self.peers.get(slot as usize)?.as_deref()) {
+                peer.prefetch(fanout.senders(at + PARTS_AHEAD));
             }
-            self.serve(receivers[at].peer, now);
+            if let Some(slot) = fanout.peer(at) {
+                self.serve(slot, fanout.senders(at), now);
+            }
         }
-        receivers.clear();
-        self.receivers = receivers;
+        fanout.clear();
+        self.fanout = fanout;
         self.media.finish(&mut self.shards);
-        // A second fan-out in the same turn marks its receivers anew.
-        self.turns += 1;
     }
 
-    /// Sends one receiver its packets of this turn.
-    fn serve(&mut self, slot: u32, now: Micros) {
+    /// Sends one receiver its packets of this turn: those of the tracks that these m-lines are fed from.
+    fn serve(&mut self, slot: u32, senders: impl Iterator<Item = u16>, now: Micros) {
         let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
         if !peer.has_keys() {
             return;
@@ -366,14 +360,11 @@ impl Worker {
         let left = peer.path.as_deref_mut().map_or(i64::MAX, |path| path.allowance(now));
         let (io, batch, pace, metrics) = (&mut self.io, &mut self.batch, &mut self.pace, &self.metrics);
         let mut outlet = Outlet { io, batch, pace, metrics, now, left, forwarded: 0 };
-        // Video first: a shorter packet can only be the last of a train.
-        let all = 0..peer.senders.len() as u16;
-        let kinds = [MediaKind::Video, MediaKind::Audio];
-        for (kind, index) in kinds.into_iter().flat_map(|kind| all.clone().map(move |index| (kind, index))) {
-            let sender = &peer.senders[index as usize];
-            let Some(binding) = sender.binding().filter(|_| sender.kind == kind) else { continue };
+        for index in senders {
+            let Some(sender) = peer.senders.get(index as usize) else { continue };
+            let (kind, Some(binding)) = (sender.kind, sender.binding()) else { continue };
             let Some(shard) = self.shards.get(binding.track) else { continue };
-            let (given, link, count) = (sender.encodings(), sender.link, sender.earlier());
+            let (given, count) = (sender.encodings(), sender.earlier());
             // What flows goes before what it may change to.
             let flowing = sender.flowing().map_or(0, |(source, ..)| 1 << source.encoding);
             for encodings in [flowing, given & !flowing] {
@@ -385,9 +376,10 @@ impl Worker {
                     outlet.give(peer, index, kind, media, &shard.clocks, &earlier);
                 }
             }
-            let now_given = peer.senders[index as usize].encodings();
+            let sender = &peer.senders[index as usize];
+            let now_given = sender.encodings();
             if now_given != given {
-                self.shards.give(link, Subscriber { peer: slot, sender: index }, now_given);
+                self.shards.give(sender.link, Subscriber { peer: slot, sender: index }, now_given);
             }
         }
         let probes = peer.path.as_deref().is_some_and(|path| path.wants_probe());

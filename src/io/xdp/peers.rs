@@ -37,8 +37,10 @@ struct Peer {
     to: SocketAddr,
     /// The generation in which it was asked for last.
     asked: u32,
-    /// The place looked up after this one when that was last looked up: a fan-out goes to the same receivers in the same order.
+    /// The place that is looked up after this one: a fan-out goes to the same receivers in the same order.
     next: u32,
+    /// It was another one the last time. Only what comes again is followed: reports go in an order of their own, now and then.
+    doubted: bool,
     headers: Option<Headers>,
 }
 
@@ -93,13 +95,17 @@ impl Peers {
         };
         if place != self.last {
             if let Some(last) = self.peers.get_mut(self.last) {
-                last.next = place as u32;
+                let surprise = last.next != place as u32;
+                if surprise && last.doubted {
+                    last.next = place as u32;
+                }
+                last.doubted = surprise && !last.doubted;
             }
             self.last = place;
         }
         let peer = &self.peers[place];
         if let Some(next) = self.peers.get(peer.next as usize) {
-            prefetch(next, 2);
+            prefetch(next, 3);
         }
         peer.headers.as_ref()
     }
@@ -132,7 +138,7 @@ impl Peers {
             self.peers.clear();
         }
         let place = self.peers.len();
-        self.peers.push(Peer { to, asked: self.current, next: 0, headers: None });
+        self.peers.push(Peer { to, asked: self.current, next: 0, doubted: true, headers: None });
         self.places.insert(to, place as u32);
         Some(place)
     }

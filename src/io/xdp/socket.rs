@@ -7,9 +7,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::frame::{HEADERS_MAX, UDP_CHECKSUM};
 use super::ring::{Appender, Descriptor, Taker};
 use crate::io::socket::{SEND_BUFFER_BYTES, set_option};
-use crate::limits::{SLOT_BYTES, XDP_RING};
+use crate::limits::{HEADROOM_BYTES, SLOT_BYTES, XDP_RING};
 use crate::mem::{PacketMut, SendBatch, Slots};
 
 /// How frames get from the device to the arena.
@@ -44,6 +45,35 @@ pub(super) struct Xsk {
     held: usize,
     /// And how many it shall have.
     share: usize,
+    /// The kernel reads [`Checksum`]s before frames.
+    metadata: bool,
+    /// And it is the kernel that makes packets of them: what the device cannot do it does.
+    copies: bool,
+}
+
+/// What stands right before a frame whose UDP checksum is left to the device, as the kernel's `struct xsk_tx_metadata` begins.
+#[repr(C)]
+struct Checksum {
+    flags: u64,
+    /// From the frame's start to the UDP header, and from there to the checksum.
+    start: u16,
+    offset: u16,
+    rest: u32,
+}
+
+/// Datagrams from this length on have it: at 150 bytes it costs as much as it saves, at 1,200 it saves a twentieth of all work.
+const LEFT_MIN: usize = 400;
+const METADATA: usize = size_of::<Checksum>();
+const _: () = assert!(METADATA + HEADERS_MAX <= HEADROOM_BYTES && METADATA.is_multiple_of(8));
+
+impl Checksum {
+    fn bytes(udp: usize) -> [u8; METADATA] {
+        let mut bytes = [0; METADATA];
+        bytes[..8].copy_from_slice(&u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM).to_ne_bytes());
+        bytes[8..10].copy_from_slice(&(udp as u16).to_ne_bytes());
+        bytes[10..12].copy_from_slice(&(UDP_CHECKSUM as u16).to_ne_bytes());
+        bytes
+    }
 }
 
 impl Xsk {
@@ -51,6 +81,7 @@ impl Xsk {
     /// into. When it fails the slots are free again.
     pub fn open(place: Place, transfer: Transfer, first: Option<&Xsk>, slots: &mut Slots) -> Result<Xsk, Failure> {
         let mut xsk = Xsk::with_rings(place.share.min(XDP_RING), first.is_none().then_some(&*slots))?;
+        xsk.copies = transfer == Transfer::Copy;
         let given = xsk.give(slots);
         match xsk.bind(place, transfer, first) {
             Ok(()) => Ok(xsk),
@@ -102,13 +133,20 @@ impl Xsk {
         if set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_err() {
             let _ = set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes);
         }
+        let mut metadata = false;
         if let Some(slots) = arena {
             // SAFETY: all-zero is a valid value: no headroom of the kernel's, no flags, no metadata.
             let mut memory: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
             memory.addr = slots.arena().base().as_ptr() as u64;
             memory.len = (slots.arena().slots() * SLOT_BYTES) as u64;
             memory.chunk_size = SLOT_BYTES as u32;
-            set(raw, libc::XDP_UMEM_REG, &memory).map_err(failed("register the arena with AF_XDP"))?;
+            (memory.flags, memory.tx_metadata_len) = (libc::XDP_UMEM_TX_METADATA_LEN, METADATA as u32);
+            // Kernels before 6.11 know no metadata.
+            metadata = set(raw, libc::XDP_UMEM_REG, &memory).is_ok();
+            if !metadata {
+                (memory.flags, memory.tx_metadata_len) = (0, 0);
+                set(raw, libc::XDP_UMEM_REG, &memory).map_err(failed("register the arena with AF_XDP"))?;
+            }
         }
         for ring in [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING] {
             set(raw, ring, &(XDP_RING as u32)).map_err(failed("make AF_XDP rings"))?;
@@ -126,6 +164,8 @@ impl Xsk {
             fd,
             held: 0,
             share,
+            metadata,
+            copies: false,
         })
     }
 
@@ -187,6 +227,18 @@ impl Xsk {
             unsafe { libc::recvfrom(self.fd(), none, 0, libc::MSG_DONTWAIT, none.cast(), none.cast()) };
         }
         self.held == self.share
+    }
+
+    /// Whether a datagram of so many bytes may be sent without its UDP checksum, and is better: [`Xsk::leave_checksum`].
+    pub fn finishes_checksum(&self, datagram: usize) -> bool {
+        self.metadata && self.copies && datagram >= LEFT_MIN
+    }
+
+    /// What has the device, or the kernel in its place, finish the UDP checksum of a frame in `slot` that begins at `start` and whose UDP header is at
+    /// `udp`: written before the frame. Returns the options of the frame's descriptor.
+    pub fn leave_checksum(slot: &mut [u8; SLOT_BYTES], start: usize, udp: usize) -> u32 {
+        slot[start - METADATA..start].copy_from_slice(&Checksum::bytes(udp - start));
+        libc::XDP_TX_METADATA
     }
 
     /// Lets the kernel send what is in the send ring; in copy mode it takes a few dozen frames a call. False if it has to be
