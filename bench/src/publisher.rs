@@ -36,7 +36,9 @@ const HISTORY: usize = 2048;
 pub const SPACE: usize = 1500;
 /// More of them share a thread.
 const ALONE_MAX: usize = 4;
-/// That thread's shortest sleep, and time between two looks at the socket of one of them.
+/// Up to so many of them get up for each packet.
+const EXACT_MAX: usize = 64;
+/// That thread's shortest sleep with more, and time between two looks at the socket of one of them.
 const TICK: u64 = 250_000;
 const LOOK_INTERVAL: u64 = 10_000_000;
 
@@ -146,7 +148,8 @@ fn run(mut sources: Vec<Source>) {
                 source.look(&mut batch);
             }
             several => {
-                std::thread::sleep(Duration::from_nanos(wait.max(TICK)));
+                let shortest = if several.len() > EXACT_MAX { TICK } else { 0 };
+                std::thread::sleep(Duration::from_nanos(wait.max(shortest)));
                 for source in several.iter_mut().filter(|source| now >= source.looked + LOOK_INTERVAL) {
                     source.look(&mut batch);
                     source.looked = now;
@@ -331,7 +334,9 @@ impl Source {
         let event = self.transport.handle(datagram, now, &mut sender(&self.socket));
         match event {
             Event::Connected => {
-                (self.next_frame, self.next_audio, self.next_report) = (now, now, now);
+                // Publishers who came at once are not in step, as people's cameras are not.
+                let phase = |interval: u64| now + u64::from_ne_bytes(transport::random()) % interval;
+                (self.next_frame, self.next_audio, self.next_report) = (phase(FRAME_INTERVAL), phase(AUDIO_INTERVAL), now);
                 self.state.connected.store(true, Relaxed);
             }
             Event::Rtcp => {
