@@ -451,6 +451,13 @@ impl Sender {
         Some((self.extensions.id(ExtensionKind::TransportSequence)?, leaving?.number()?.0.to_be_bytes()))
     }
 
+    /// Id and data of the playout delay that a viewer of video on a lossy path is told: where a packet is repeated by RTX alone, as
+    /// [`Sender::retransmit`] wants it.
+    fn playout(&self, leaving: Option<&Leaving<'_>>) -> Option<(u8, [u8; 3])> {
+        let delay = leaving?.path.playout_delay.filter(|_| self.kind == MediaKind::Video && self.is_numbered())?;
+        Some((self.extensions.id(ExtensionKind::PlayoutDelay)?, delay))
+    }
+
     /// Id and data of the packet's dependency descriptor as this receiver gets it. What is sent without its payload is of no frame.
     #[inline(never)] // few streams have them
     fn describe(
@@ -529,14 +536,17 @@ impl Sender {
             _ => (self.stream.media, numbers.sequence),
         };
         let mid = self.extensions.id(ExtensionKind::Mid).map(|id| (id, self.mid.as_bytes()));
+        let playout = self.playout(leaving.as_ref());
         let passed = media.extensions.iter().filter_map(|range| match range.kind {
             ExtensionKind::Mid | ExtensionKind::DependencyDescriptor => None,
+            ExtensionKind::PlayoutDelay if playout.is_some() => None,
             kind => Some((self.extensions.id(kind)?, media.extension(range))),
         });
         let number = self.number(leaving.as_ref());
         let described = media.dependency.as_ref().and_then(|dependency| self.describe(media, dependency, numbers));
         let numbered = mid.into_iter().chain(number.as_ref().map(|(id, number)| (*id, &number[..])));
-        let elements = numbered.chain(passed).chain(described.as_ref().map(|(id, data)| (*id, &data[..])));
+        let written = described.as_ref().map(|(id, data)| (*id, &data[..]));
+        let elements = numbered.chain(passed).chain(written).chain(playout.as_ref().map(|(id, data)| (*id, &data[..])));
         let header_len =
             rtp::write_header(space, numbers.marker, payload_type, sequence.number(), numbers.timestamp, ssrc, elements)
                 .ok_or(DropReason::Oversize)?;

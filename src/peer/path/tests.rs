@@ -78,32 +78,66 @@ fn a_packet_is_remembered_in_eight_bytes() {
     assert_eq!((repeatable.number(), size_of::<Sent>()), (Some(SequenceNumber(65_535)), 8));
 }
 
+/// Sends 20 packets in each round trip, of which `lost` do not come; what was told to be lost then, to be sent again.
+fn rounds(path: &mut Path, rounds: u16, round_trip: u64, lost: &[u16], now: &mut Micros) -> Vec<SequenceNumber> {
+    let mut told = Vec::new();
+    for round in 0..rounds {
+        let base = Leaving { path, now: *now, cluster: 0 }.number().expect("numbered");
+        for packet in 0..20 {
+            let (number, repeatable) = (SequenceNumber(100 * round + packet), packet != 3);
+            Leaving { path, now: *now, cluster: 0 }.left(true, repeatable, Ssrc(10), number, 1200);
+        }
+        *now = *now + Micros::from_millis(round_trip);
+        let arrivals: Vec<_> =
+            (0..20).map(|packet| (!lost.contains(&packet)).then_some(now.0 - 10_000 + packet as u64 * 250)).collect();
+        report(path, base, &arrivals, *now).unwrap();
+        told = path.take_lost().to_vec();
+        assert!(path.take_lost().is_empty());
+        // More of them in a second would be a flood.
+        if round_trip >= 40 {
+            report(path, base, &arrivals, *now).unwrap();
+            assert!(path.take_lost().is_empty(), "nothing new");
+        }
+    }
+    told
+}
+
 /// On a long and lossy path a request may be lost as well. What feedback tells is lost is told once, and only of what can be sent again.
 #[test]
 fn losses_that_are_told_are_repaired_where_requests_may_be_lost() {
-    let told = |round_trip: u64| {
-        let mut path = path();
-        let mut now = Micros::from_secs(1);
-        let mut told = Vec::new();
-        for round in 0..20u16 {
-            let base = Leaving { path: &mut path, now, cluster: 0 }.number().expect("numbered");
-            for packet in 0..20 {
-                let (number, repeatable) = (SequenceNumber(100 * round + packet), packet != 3);
-                Leaving { path: &mut path, now, cluster: 0 }.left(true, repeatable, Ssrc(10), number, 1200);
-            }
-            now = now + Micros::from_millis(round_trip);
-            let arrivals: Vec<_> =
-                (0..20).map(|packet| (packet != 3 && packet != 7).then_some(now.0 - 10_000 + packet as u64 * 250)).collect();
-            report(&mut path, base, &arrivals, now).unwrap();
-            told = path.take_lost().to_vec();
-            assert!(path.take_lost().is_empty());
-            report(&mut path, base, &arrivals, now).unwrap();
-            assert!(path.take_lost().is_empty(), "nothing new");
-        }
-        told
-    };
+    let told = |round_trip: u64| rounds(&mut path(), 20, round_trip, &[3, 7], &mut Micros::from_secs(1));
     assert_eq!(told(150), [SequenceNumber(1_907)]);
     assert_eq!(told(40), [], "a request comes soon");
+}
+
+/// Viewers on lossy paths are told to show video as late as repairs may come, and when that is over.
+#[test]
+fn repairs_come_in_time_to_be_shown() {
+    let told = |path: &Path| {
+        path.playout_delay.map(|[a, b, c]| (u32::from(a) << 4 | u32::from(b) >> 4, (u32::from(b) & 15) << 8 | u32::from(c)))
+    };
+    // Round trip, losses of 20, and what is told, in hundredths of a second: repairs of one round, or of three; a short path's come by themselves.
+    for (round_trip, lost, expected) in [
+        (150, &[7][..], Some((23, 1_000))),
+        (30, &[7], None),
+        (150, &[], None),
+        (30, &[3, 7, 11, 15], Some((21, 1_000))),
+        (150, &[3, 7, 11, 15], Some((57, 1_000))),
+        (400, &[3, 7, 11, 15], Some((70, 1_000))),
+    ] {
+        let (mut path, mut now) = (path(), Micros::from_secs(1));
+        rounds(&mut path, 60, round_trip, lost, &mut now);
+        path.protect();
+        assert_eq!(told(&path), expected, "{round_trip} ms, {} lost", lost.len());
+        rounds(&mut path, 200, round_trip, &[], &mut now);
+        for _ in 0..FEC_SECONDS {
+            path.protect();
+            assert_eq!(told(&path), expected, "not at once");
+        }
+        path.protect();
+        path.protect();
+        assert_eq!(told(&path), expected.map(|_| (0, 1_000)));
+    }
 }
 
 #[test]
