@@ -320,9 +320,9 @@ impl Xdp {
         batch.hand_out(|operation, slot| {
             let len = operation.len as usize;
             let Some(headers) = peers.headers(operation.to).filter(|headers| headers.fits(len)) else { return false };
-            let finishes = socket.finishes_checksum(len);
-            let frame = headers.write(slot, HEADROOM_BYTES..HEADROOM_BYTES + len, finishes);
-            let options = if finishes { Xsk::leave_checksum(slot, frame.start, HEADROOM_BYTES - frame::UDP) } else { 0 };
+            let left = socket.leaves_checksum(len);
+            let frame = headers.write(slot, HEADROOM_BYTES..HEADROOM_BYTES + len, left);
+            let options = if left { Xsk::leave_checksum(slot, frame.start, HEADROOM_BYTES - frame::UDP) } else { 0 };
             let address = slot_address(operation.slot()) + frame.start as u64;
             // With no room, which means that the device is far behind, the kernel may queue it or not.
             if socket.send.push(Descriptor { address, len: frame.len() as u32, options }).is_err() {

@@ -37,8 +37,10 @@ use crate::wire::ccfb;
 use crate::wire::extension::ExtensionKind;
 use crate::wire::twcc::{REFERENCE_TICKS, Report, TICK_MICROS};
 
+mod playout;
 mod streams;
 
+use playout::Playout;
 use streams::Streams;
 
 /// What is assumed of a path before anything is told of it.
@@ -72,21 +74,6 @@ const DRAIN: Micros = Micros::from_secs(1);
 /// A path on which a repair may not come in time if it is lost itself.
 const LOSSY: f64 = 0.03;
 const LONG: Micros = Micros::from_millis(80);
-/// A viewer on a lossy path is to show frames so late that a repair still comes in time: after this many round trips, each with the time
-/// until the loss is noticed, and a little more. It is told by an extension; libwebrtc by itself does not wait for repairs.
-const NOTICED: Micros = Micros::from_millis(20);
-const SHOWN_LATER: Micros = Micros::from_millis(60);
-const ROUNDS_OF_MANY: u64 = 3;
-/// From such losses on, repairs are lost as well all the time.
-const VERY_LOSSY: f64 = 0.1;
-/// With fewer losses, late repairs are seen from such round trips on.
-const SEEN: Micros = Micros::from_millis(40);
-const SHOWN_LATER_MAX: Micros = Micros::from_millis(700);
-/// Smaller differences are not worth a change: it is seen.
-const SHOWN_LATER_STEP: Micros = Micros::from_millis(50);
-/// What the extension counts in, and the longest that a frame may be kept, libwebrtc's own.
-const PLAYOUT_UNIT: u64 = 10_000;
-const PLAYOUT_MAX: u32 = 1_000;
 /// On such a path each FEC packet is for so many packets, divided by the loss, that a quarter of one of them is lost on average: then two
 /// seldom are, which one FEC packet could not recover. So FEC adds some 10 to 25 %.
 const FEC_SHARE: f64 = 0.25;
@@ -233,9 +220,7 @@ pub struct Path {
     pub waiting: Waiting,
     /// What flows is more than was chosen: of what waits less than usual may.
     pub hurries: bool,
-    /// The playout delay that its viewer is told with each packet of video, once it was told any: minimum and maximum, twelve bits each, in
-    /// hundredths of a second (libwebrtc's header extension of that name).
-    pub playout_delay: Option<[u8; 3]>,
+    pub playout: Playout,
     transport: Option<Box<Transport>>,
     /// For a viewer that tells by stream and sequence number.
     streams: Option<Box<Streams>>,
@@ -263,8 +248,6 @@ pub struct Path {
     takes_repairs: bool,
     /// Packets of video for each of FEC (0: none), and seconds for which that goes on.
     protection: (u8, u8),
-    /// How long after its arrival video is to be shown at least, and seconds for which it still is.
-    shown_later: (Micros, u8),
     /// When the target fell because it grew.
     fell: Option<Micros>,
     /// The target for which layers were chosen last, and when.
@@ -315,7 +298,7 @@ impl Path {
             refilled: Micros::ZERO,
             target: START.0 / 8,
             waiting: Waiting::default(),
-            playout_delay: None,
+            playout: Playout::default(),
             hurries: false,
             transport: (numbered || streams.is_some()).then(|| Box::new(Transport::new(seed))),
             streams,
@@ -332,7 +315,6 @@ impl Path {
             takes_repairs: sent().flat_map(|media| &media.codecs).any(|codec| codec.feedback.nack),
             flooded: false,
             protection: (0, 0),
-            shown_later: (Micros::ZERO, 0),
             fell: None,
             aimed: (0, Micros::ZERO),
             steadiness: Steadiness::default(),
@@ -482,7 +464,7 @@ impl Path {
 
     /// Once a second: for how many packets of video there is to be one of FEC, as the path loses; 0: none.
     pub fn protect(&mut self) -> u8 {
-        self.delay_playout();
+        self.playout.follow(self.loss(), self.round_trip);
         if self.repairs_twice() {
             let each = (FEC_SHARE / self.loss()).clamp(FEC_EACH_MIN, FEC_EACH_MAX);
             self.protection = (each as u8, FEC_SECONDS);
@@ -490,26 +472,6 @@ impl Path {
         let (each, seconds) = self.protection;
         self.protection = if seconds == 0 { (0, 0) } else { (each, seconds - 1) };
         self.protection.0
-    }
-
-    fn delay_playout(&mut self) {
-        let (loss, (before, seconds)) = (self.loss(), self.shown_later);
-        let round_trip = self.round_trip.filter(|round_trip| loss > VERY_LOSSY || (loss > LOSSY && *round_trip > SEEN));
-        self.shown_later = match round_trip {
-            Some(round_trip) => {
-                let rounds = if loss > VERY_LOSSY { ROUNDS_OF_MANY } else { 1 };
-                let wanted = Micros(rounds * (round_trip + NOTICED).0 + SHOWN_LATER.0).min(SHOWN_LATER_MAX);
-                let changes = wanted.0.abs_diff(before.0) > SHOWN_LATER_STEP.0;
-                (if changes { wanted } else { before }, FEC_SECONDS)
-            }
-            None if seconds > 0 => (before, seconds - 1),
-            None => (Micros::ZERO, 0),
-        };
-        let delay = (self.shown_later.0.0 / PLAYOUT_UNIT) as u32;
-        if delay > 0 || self.playout_delay.is_some() {
-            let [_, bytes @ ..] = (delay << 12 | PLAYOUT_MAX).to_be_bytes();
-            self.playout_delay = Some(bytes);
-        }
     }
 
     /// Whether the path's queue has to drain.

@@ -451,21 +451,16 @@ impl Sender {
         Some((self.extensions.id(ExtensionKind::TransportSequence)?, leaving?.number()?.0.to_be_bytes()))
     }
 
-    /// Id and data of the playout delay that a viewer of video on a lossy path is told: where a packet is repeated by RTX alone, as
-    /// [`Sender::retransmit`] wants it.
-    fn playout(&self, leaving: Option<&Leaving<'_>>) -> Option<(u8, [u8; 3])> {
-        let delay = leaving?.path.playout_delay.filter(|_| self.kind == MediaKind::Video && self.is_numbered())?;
-        Some((self.extensions.id(ExtensionKind::PlayoutDelay)?, delay))
+    /// The extensions that few packets have, written for this receiver.
+    #[inline(never)]
+    fn rare(&self, media: &Media, numbers: &Rewritten, playout: Option<[u8; 3]>) -> Rare {
+        let described = media.dependency.as_ref().and_then(|dependency| self.describe(media, dependency, numbers));
+        let delay = playout.and_then(|data| Some((self.extensions.id(ExtensionKind::PlayoutDelay)?, data.into_iter().collect())));
+        described.into_iter().chain(delay).collect()
     }
 
     /// Id and data of the packet's dependency descriptor as this receiver gets it. What is sent without its payload is of no frame.
-    #[inline(never)] // few streams have them
-    fn describe(
-        &self,
-        media: &Media,
-        dependency: &Forwarding,
-        numbers: &Rewritten,
-    ) -> Option<(u8, ArrayVec<u8, DESCRIPTOR_BYTES_MAX>)> {
+    fn describe(&self, media: &Media, dependency: &Forwarding, numbers: &Rewritten) -> Option<(u8, Data)> {
         let id = self.extensions.id(ExtensionKind::DependencyDescriptor).filter(|_| !numbers.blank)?;
         let range = media.extensions.iter().find(|range| range.kind == ExtensionKind::DependencyDescriptor)?;
         let mut data = ArrayVec::from([0; DESCRIPTOR_BYTES_MAX]);
@@ -536,17 +531,19 @@ impl Sender {
             _ => (self.stream.media, numbers.sequence),
         };
         let mid = self.extensions.id(ExtensionKind::Mid).map(|id| (id, self.mid.as_bytes()));
-        let playout = self.playout(leaving.as_ref());
+        let number = self.number(leaving.as_ref());
+        // A viewer of video on a lossy path is told a playout delay: one whose packets have numbers, because those are repeated by RTX alone.
+        let numbered = leaving.as_ref().filter(|_| number.is_some() && self.kind == MediaKind::Video);
+        let playout = numbered.and_then(|leaving| leaving.path.playout.data());
         let passed = media.extensions.iter().filter_map(|range| match range.kind {
             ExtensionKind::Mid | ExtensionKind::DependencyDescriptor => None,
             ExtensionKind::PlayoutDelay if playout.is_some() => None,
             kind => Some((self.extensions.id(kind)?, media.extension(range))),
         });
-        let number = self.number(leaving.as_ref());
-        let described = media.dependency.as_ref().and_then(|dependency| self.describe(media, dependency, numbers));
-        let numbered = mid.into_iter().chain(number.as_ref().map(|(id, number)| (*id, &number[..])));
-        let written = described.as_ref().map(|(id, data)| (*id, &data[..]));
-        let elements = numbered.chain(passed).chain(written).chain(playout.as_ref().map(|(id, data)| (*id, &data[..])));
+        let is_rare = media.dependency.is_some() || playout.is_some();
+        let rare = if is_rare { self.rare(media, numbers, playout) } else { Rare::new() };
+        let own = mid.into_iter().chain(number.as_ref().map(|(id, number)| (*id, &number[..])));
+        let elements = own.chain(passed).chain(rare.iter().map(|(id, data)| (*id, &data[..])));
         let header_len =
             rtp::write_header(space, numbers.marker, payload_type, sequence.number(), numbers.timestamp, ssrc, elements)
                 .ok_or(DropReason::Oversize)?;
@@ -628,6 +625,10 @@ fn protect(
     }
     fec.add(copy, payload, payload_type, sequence);
 }
+
+/// Data of an extension that is written for one receiver, and all of those that few packets have.
+type Data = ArrayVec<u8, DESCRIPTOR_BYTES_MAX>;
+type Rare = ArrayVec<(u8, Data), 2>;
 
 /// Bytes of the headers that are protected; those of larger ones are not.
 const HEADER_BYTES_MAX: usize = 256;

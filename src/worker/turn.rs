@@ -336,10 +336,11 @@ impl Worker {
             }
         }
         for at in 0..fanout.len() {
-            if let Some(peer) = fanout.peer(at + PEER_AHEAD).and_then(|slot| self.peers.get(slot as usize)?.as_deref()) {
+            let ahead = |by: usize| self.peers.get(fanout.peer(at + by)? as usize)?.as_deref();
+            if let Some(peer) = ahead(PEER_AHEAD) {
                 prefetch(peer, 1);
             }
-            if let Some(peer) = fanout.peer(at + PARTS_AHEAD).and_then(|slot| self.peers.get(slot as usize)?.as_deref()) {
+            if let Some(peer) = ahead(PARTS_AHEAD) {
                 peer.prefetch(fanout.senders(at + PARTS_AHEAD));
             }
             if let Some(slot) = fanout.peer(at) {

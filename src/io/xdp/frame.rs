@@ -173,16 +173,16 @@ impl Headers {
         datagram <= usize::from(self.payload_max)
     }
 
-    /// Writes the headers before the datagram at `datagram` in `slot`, and says where the frame lies. Its UDP checksum is finished, or, where
-    /// whoever sends it does that (`finishes`), the sum of the pseudo-header: what a device adds the rest to.
+    /// Writes the headers before the datagram at `datagram` in `slot`, and says where the frame lies. Its UDP checksum is whole, or, where it is
+    /// `left` to a device, the sum of the pseudo-header: what that adds the rest to.
     ///
     /// # Panics
     /// If there is not [`HEADERS_MAX`] of room before the datagram, or the datagram does not fit ([`Headers::fits`]).
-    pub fn write(&self, slot: &mut [u8], datagram: Range<usize>, finishes: bool) -> Range<usize> {
+    pub fn write(&self, slot: &mut [u8], datagram: Range<usize>, left: bool) -> Range<usize> {
         assert!(self.fits(datagram.len()));
         let (len, ip) = (usize::from(self.len), usize::from(self.ip));
         let start = datagram.start - len;
-        let payload_sum = if finishes { 0 } else { sum(&slot[datagram.clone()]) };
+        let payload_sum = if left { 0 } else { sum(&slot[datagram.clone()]) };
         let headers = &mut slot[start..datagram.start];
         headers.copy_from_slice(&self.bytes[..len]);
         let udp_len = (UDP + datagram.len()) as u16;
@@ -197,7 +197,7 @@ impl Headers {
         }
         udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
         let pseudo_sum = u64::from(self.pseudo_sum) + u64::from(udp_len.to_be());
-        let checksum = if finishes {
+        let checksum = if left {
             fold(pseudo_sum)
         } else {
             // A sum of zero is written as all ones (RFC 768): zero means that there is none.
@@ -260,13 +260,13 @@ mod tests {
         }
     }
 
-    /// A slot with a datagram in it, and the frame around that, its checksum finished here or not.
+    /// A slot with a datagram in it, and the frame around that, its checksum whole or left to a device.
     fn frames(way: &Way<'_>, payload: &[u8]) -> [Vec<u8>; 2] {
-        [false, true].map(|finishes| {
+        [false, true].map(|left| {
             let mut slot = [0xee; SLOT_BYTES];
             let datagram = HEADROOM_BYTES..HEADROOM_BYTES + payload.len();
             slot[datagram.clone()].copy_from_slice(payload);
-            let frame = Headers::new(way).unwrap().write(&mut slot, datagram, finishes);
+            let frame = Headers::new(way).unwrap().write(&mut slot, datagram, left);
             slot[frame].into()
         })
     }

@@ -45,43 +45,24 @@ pub(super) struct Xsk {
     held: usize,
     /// And how many it shall have.
     share: usize,
-    /// The kernel reads [`Checksum`]s before frames.
-    metadata: bool,
-    /// And it is the kernel that makes packets of them: what the device cannot do it does.
-    copies: bool,
+    /// Frames may leave without their UDP checksum: [`Xsk::leave_checksum`].
+    leaves_checksums: bool,
 }
 
-/// What stands right before a frame whose UDP checksum is left to the device, as the kernel's `struct xsk_tx_metadata` begins.
-#[repr(C)]
-struct Checksum {
-    flags: u64,
-    /// From the frame's start to the UDP header, and from there to the checksum.
-    start: u16,
-    offset: u16,
-    rest: u32,
-}
-
-/// Datagrams from this length on have it: at 150 bytes it costs as much as it saves, at 1,200 it saves a twentieth of all work.
-const LEFT_MIN: usize = 400;
-const METADATA: usize = size_of::<Checksum>();
+/// Bytes before a frame whose UDP checksum is left to the device, as the kernel's `struct xsk_tx_metadata` begins: flags, where
+/// the UDP header begins in the frame, where the checksum is in that, and nothing.
+const METADATA: usize = 16;
 const _: () = assert!(METADATA + HEADERS_MAX <= HEADROOM_BYTES && METADATA.is_multiple_of(8));
-
-impl Checksum {
-    fn bytes(udp: usize) -> [u8; METADATA] {
-        let mut bytes = [0; METADATA];
-        bytes[..8].copy_from_slice(&u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM).to_ne_bytes());
-        bytes[8..10].copy_from_slice(&(udp as u16).to_ne_bytes());
-        bytes[10..12].copy_from_slice(&(UDP_CHECKSUM as u16).to_ne_bytes());
-        bytes
-    }
-}
+/// Datagrams from this length on are left without: at 150 bytes it costs as much as it saves, at 1,200 it saves a twentieth of all work.
+const LEFT_MIN: usize = 400;
 
 impl Xsk {
     /// Opens a socket over the arena, `first` of the worker's or sharing the arena of an open one, and gives it slots to receive
     /// into. When it fails the slots are free again.
     pub fn open(place: Place, transfer: Transfer, first: Option<&Xsk>, slots: &mut Slots) -> Result<Xsk, Failure> {
         let mut xsk = Xsk::with_rings(place.share.min(XDP_RING), first.is_none().then_some(&*slots))?;
-        xsk.copies = transfer == Transfer::Copy;
+        // Where the kernel makes packets of frames it does what the device cannot. What a driver does by itself is not known.
+        xsk.leaves_checksums &= transfer == Transfer::Copy;
         let given = xsk.give(slots);
         match xsk.bind(place, transfer, first) {
             Ok(()) => Ok(xsk),
@@ -133,7 +114,7 @@ impl Xsk {
         if set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_err() {
             let _ = set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes);
         }
-        let mut metadata = false;
+        let mut leaves_checksums = false;
         if let Some(slots) = arena {
             // SAFETY: all-zero is a valid value: no headroom of the kernel's, no flags, no metadata.
             let mut memory: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
@@ -142,8 +123,8 @@ impl Xsk {
             memory.chunk_size = SLOT_BYTES as u32;
             (memory.flags, memory.tx_metadata_len) = (libc::XDP_UMEM_TX_METADATA_LEN, METADATA as u32);
             // Kernels before 6.11 know no metadata.
-            metadata = set(raw, libc::XDP_UMEM_REG, &memory).is_ok();
-            if !metadata {
+            leaves_checksums = set(raw, libc::XDP_UMEM_REG, &memory).is_ok();
+            if !leaves_checksums {
                 (memory.flags, memory.tx_metadata_len) = (0, 0);
                 set(raw, libc::XDP_UMEM_REG, &memory).map_err(failed("register the arena with AF_XDP"))?;
             }
@@ -164,8 +145,7 @@ impl Xsk {
             fd,
             held: 0,
             share,
-            metadata,
-            copies: false,
+            leaves_checksums,
         })
     }
 
@@ -229,15 +209,19 @@ impl Xsk {
         self.held == self.share
     }
 
-    /// Whether a datagram of so many bytes may be sent without its UDP checksum, and is better: [`Xsk::leave_checksum`].
-    pub fn finishes_checksum(&self, datagram: usize) -> bool {
-        self.metadata && self.copies && datagram >= LEFT_MIN
+    /// Whether the UDP checksum of a datagram of so many bytes is better left to the device.
+    pub fn leaves_checksum(&self, datagram: usize) -> bool {
+        self.leaves_checksums && datagram >= LEFT_MIN
     }
 
-    /// What has the device, or the kernel in its place, finish the UDP checksum of a frame in `slot` that begins at `start` and whose UDP header is at
-    /// `udp`: written before the frame. Returns the options of the frame's descriptor.
+    /// Has the device, or the kernel in its place, finish the UDP checksum of the frame in `slot` that begins at `start` and whose UDP header is at
+    /// `udp`. Returns the options of the frame's descriptor.
     pub fn leave_checksum(slot: &mut [u8; SLOT_BYTES], start: usize, udp: usize) -> u32 {
-        slot[start - METADATA..start].copy_from_slice(&Checksum::bytes(udp - start));
+        let metadata = &mut slot[start - METADATA..start];
+        metadata.fill(0);
+        metadata[..8].copy_from_slice(&u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM).to_ne_bytes());
+        metadata[8..10].copy_from_slice(&((udp - start) as u16).to_ne_bytes());
+        metadata[10..12].copy_from_slice(&(UDP_CHECKSUM as u16).to_ne_bytes());
         libc::XDP_TX_METADATA
     }
 

@@ -114,7 +114,7 @@ fn losses_that_are_told_are_repaired_where_requests_may_be_lost() {
 #[test]
 fn repairs_come_in_time_to_be_shown() {
     let told = |path: &Path| {
-        path.playout_delay.map(|[a, b, c]| (u32::from(a) << 4 | u32::from(b) >> 4, (u32::from(b) & 15) << 8 | u32::from(c)))
+        path.playout.data().map(|[a, b, c]| (u32::from(a) << 4 | u32::from(b) >> 4, (u32::from(b) & 15) << 8 | u32::from(c)))
     };
     // Round trip, losses of 20, and what is told, in hundredths of a second: repairs of one round, or of three; a short path's come by themselves.
     for (round_trip, lost, expected) in [
@@ -130,7 +130,7 @@ fn repairs_come_in_time_to_be_shown() {
         path.protect();
         assert_eq!(told(&path), expected, "{round_trip} ms, {} lost", lost.len());
         rounds(&mut path, 200, round_trip, &[], &mut now);
-        for _ in 0..FEC_SECONDS {
+        for _ in 0..playout::SECONDS {
             path.protect();
             assert_eq!(told(&path), expected, "not at once");
         }
