@@ -160,9 +160,12 @@ export class Meeting {
     this.ended(reason);
   }
 
-  /** Without the secret, what is encrypted would be played as noise: it is not taken at all. */
+  /**
+   * Without the secret, what is encrypted would be played as noise: it is not taken at all. (Not asked of `isE2EEEnabled`, which is false
+   * until the encrypting worker has answered: tracks can be there before.)
+   */
   heard(room, track, publication) {
-    if (publication.isEncrypted && !room.isE2EEEnabled) return publication.setSubscribed(false);
+    if (publication.isEncrypted && !room.hasE2EESetup) return publication.setSubscribed(false);
     if (track.kind === Track.Kind.Audio) $('sounds').append(track.attach());
     return undefined;
   }

@@ -98,7 +98,7 @@ export class Stage {
     const screens = this.screens();
     for (const [key, [participant, source]] of wanted) {
       if (this.tiles.has(key)) continue;
-      const tile = new Tile(participant, source, (pinned) => this.pin(pinned), () => this.room?.isE2EEEnabled);
+      const tile = new Tile(participant, source, (pinned) => this.pin(pinned), () => this.room?.hasE2EESetup);
       this.tiles.set(key, tile);
       $('tiles').append(tile.element);
     }
