@@ -140,9 +140,10 @@
 
   /**
    * Offer, POST, answer. `mediaPort` replaces the port of the answer's candidates: the way through a relay. What `without` matches is
-   * taken out of the offer that the server sees, line by line. `noNack`: nothing is asked for again.
+   * taken out of the offer that the server sees, line by line. `noNack`: nothing is asked for again. `startBitrate`, kb/s: what Chromium takes
+   * the path up for at first (its own fmtp parameter).
    */
-  async function negotiate(pc, { url, token, mediaPort, without, noNack }) {
+  async function negotiate(pc, { url, token, mediaPort, without, noNack, startBitrate }) {
     const { sdp: made } = await pc.createOffer();
     // The answer alone does not keep Chromium from asking.
     await pc.setLocalDescription({ type: 'offer', sdp: noNack ? made.replace(/^a=rtcp-fb:\d+ nack\r\n/gm, '') : made });
@@ -159,6 +160,12 @@
       sdp = sdp
         .replace(/^a=candidate:.* tcp .*\r\n/gim, '')
         .replace(/^(a=candidate:\S+ \d udp \d+ \S+ )\d+/gim, `$1${mediaPort}`);
+    }
+    if (startBitrate) {
+      sdp = sdp.replace(/^a=rtpmap:(\d+) (?:VP8|VP9|H264|AV1)\/90000\r\n(a=fmtp:\1 )?/gm, (line, type, fmtp) => {
+        const start = `x-google-start-bitrate=${startBitrate}`;
+        return fmtp ? `${line}${start};` : `${line}a=fmtp:${type} ${start}\r\n`;
+      });
     }
     await pc.setRemoteDescription({ type: 'answer', sdp });
     return { location: new URL(response.headers.get('location'), url).href, answer: body };

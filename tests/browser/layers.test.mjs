@@ -79,7 +79,8 @@ async function flowing(publisher) {
 
 /** A publisher of a mode, a viewer, and another one to compare it with. */
 async function scene(room, source, dependencyDescriptor) {
-  const publisher = await publish(browser, server, room, source);
+  // While a publisher takes its path up for a slow one, a key frame takes it longer than Chromium lets pass for no freeze.
+  const publisher = await publish(browser, server, room, { startBitrate: 4_000, ...source });
   const options = { dependencyDescriptor };
   const [viewer, control] = await Promise.all([watch(browser, server, room, options), watch(browser, server, room, options)]);
   return { publisher, viewer, control };
@@ -89,6 +90,17 @@ async function scene(room, source, dependencyDescriptor) {
 async function sent(room, viewer) {
   const { target_bitrate: target, layer_wanted: wanted, layer_sent: layer } = await session(server, room, viewer);
   return { target, wanted, layer };
+}
+
+/** Until all see every frame of a second. */
+async function steady(pages, frameRate) {
+  let frames;
+  await until('all frames of a second come', 30_000, async () => {
+    const before = await Promise.all(pages.map(stats));
+    await pause(1_000);
+    frames = (await Promise.all(pages.map(stats))).map((now, i) => now.framesDecoded - before[i].framesDecoded);
+    return frames.every((count) => count >= 0.95 * frameRate);
+  }, () => `${frames}`);
 }
 
 const width = (page, wanted) => until(`the picture is ${wanted} wide`, 30_000, async () => (await stats(page)).frameWidth === wanted);
@@ -106,9 +118,10 @@ async function simulcast(codec, { switches, ms }) {
   });
   await flowing(publisher);
   const widths = Object.fromEntries((await encodings(publisher)).map(({ rid, frameWidth }) => [rid, frameWidth]));
-  await Promise.all([choose(control, { encodingId: 'f' }), choose(viewer, { encodingId: 'q' })]);
-  await Promise.all([width(control, widths.f), width(viewer, widths.q), moving(viewer, { frames: 5 })]);
-  const steps = Array.from({ length: switches }, (_, step) => ['f', 'q', 'h'][step % 3]).map((rid) => ({ rid, width: widths[rid], share: 1 }));
+  await Promise.all([control, viewer].map((page) => choose(page, { encodingId: 'f' })));
+  await Promise.all([width(control, widths.f), width(viewer, widths.f), moving(viewer, { frames: 5 })]);
+  await steady([viewer, control], frameRate);
+  const steps = Array.from({ length: switches }, (_, step) => ['q', 'f', 'h'][step % 3]).map((rid) => ({ rid, width: widths[rid], share: 1 }));
   const seen = await walk(viewer, control, steps, { ms, frameRate }, (page, { rid }) => choose(page, { encodingId: rid }), () => sent(room, viewer));
   unnoticed(`${codec} simulcast`, seen);
   let told;
@@ -143,6 +156,7 @@ async function scalable(codec, mode, { switches, ms }) {
   const { publisher, viewer, control } = await scene(room, source, codec === 'AV1' ? true : undefined);
   await Promise.all([width(viewer, full), width(control, full), moving(viewer, { frames: 5 })]);
   assert.equal((await stats(publisher)).scalabilityMode, mode, 'the publisher sends what it was asked for');
+  await steady([viewer, control], frameRate);
   const sizes = { 1: [0], 2: [0, 1], 3: [0, 2, 1] }[spatial];
   // Of shifted temporal layers none is left out: every other picture would have the lower spatial layer alone.
   const choices = mode.endsWith('SHIFT') ? 1 : Math.min(temporal, frameRate < 30 ? 2 : 3);
