@@ -74,6 +74,8 @@ const DRAIN: Micros = Micros::from_secs(1);
 /// A path on which a repair may not come in time if it is lost itself.
 const LOSSY: f64 = 0.03;
 const LONG: Micros = Micros::from_millis(80);
+/// From such losses on, repairs are lost as well all the time, on a path of any length.
+const VERY_LOSSY: f64 = 0.1;
 /// On such a path each FEC packet is for so many packets, divided by the loss, that a quarter of one of them is lost on average: then two
 /// seldom are, which one FEC packet could not recover. So FEC adds some 10 to 25 %.
 const FEC_SHARE: f64 = 0.25;
@@ -333,8 +335,9 @@ impl Path {
 
     /// The part of the target that is left to media.
     fn of_media(&self) -> f64 {
+        let copies = if self.repairs_twice() { 2.0 } else { 1.0 };
         // Beside TCP losses come in bursts, when it fills the queue, and are few on average.
-        let repairs = if self.competes() { 0.0 } else { self.loss().min(REPEATS_PERCENT as f64 / 100.0) };
+        let repairs = if self.competes() { 0.0 } else { (copies * self.loss()).min(REPEATS_PERCENT as f64 / 100.0) };
         let fec = if self.protection.0 > 0 { 1.0 / self.protection.0 as f64 } else { 0.0 };
         (1.0 - repairs) / (1.0 + fec)
     }
@@ -457,9 +460,16 @@ impl Path {
         self.repeats = (self.repeats + target * REPEATS_PERCENT as i64 / 100).min(repeats_max);
     }
 
-    /// The path is long and loses so much that one repair in thirty or more would be lost as well, and another round trip be seen.
+    /// Where a repair that is lost too would be seen, it leaves twice; not while it keeps others waiting.
+    pub fn repeats_twice(&self) -> bool {
+        self.repairs_twice() && self.waiting.packets == 0
+    }
+
+    /// The path is long and loses so much that one repair in thirty or more would be lost as well, and another round trip be seen; or it
+    /// loses so much that several in a row would be. Not beside TCP, whose full queue it is.
     pub fn repairs_twice(&self) -> bool {
-        self.loss() > LOSSY && self.round_trip.is_some_and(|round_trip| round_trip > LONG)
+        let (loss, long) = (self.loss(), self.round_trip.is_some_and(|round_trip| round_trip > LONG));
+        (loss > VERY_LOSSY || (loss > LOSSY && long)) && !self.competes()
     }
 
     /// Once a second: for how many packets of video there is to be one of FEC, as the path loses; 0: none.

@@ -710,8 +710,7 @@ impl Peer {
         if self.path.as_deref_mut().is_some_and(|path| !may(path)) {
             return Err(DropReason::RetransmissionLimit);
         }
-        // Where a repair that is lost too would be seen, it leaves twice.
-        let twice = asked && sender.repeats_by_rtx() && self.path.as_deref().is_some_and(Path::repairs_twice);
+        let twice = asked && sender.repeats_by_rtx() && self.path.as_deref().is_some_and(Path::repeats_twice);
         for _ in 0..1 + twice as usize {
             let leaving = self.path.as_deref_mut().map(|path| Leaving { path, now, cluster: 0 });
             sender.retransmit(media, keys, leaving, to, batch)?;

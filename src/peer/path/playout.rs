@@ -2,15 +2,13 @@
 //! FEC agreed it takes no account of the round trip at all), so that each one that FEC does not make needless is seen as a freeze. It is
 //! told by its header extension `playout-delay`: minimum and maximum, twelve bits each, in hundredths of a second.
 
-use super::{LOSSY, Micros};
+use super::{LOSSY, Micros, VERY_LOSSY};
 
 /// After so many round trips, each with the time until the loss is noticed, and a little more.
 const ROUNDS: u64 = 1;
 const ROUNDS_OF_MANY: u64 = 3;
 const NOTICED: Micros = Micros::from_millis(20);
 const MORE: Micros = Micros::from_millis(60);
-/// From such losses on, repairs are lost as well all the time.
-const VERY_LOSSY: f64 = 0.1;
 /// With fewer losses, late repairs are seen from such round trips on.
 const SEEN: Micros = Micros::from_millis(40);
 /// For so long after the path was last like that.

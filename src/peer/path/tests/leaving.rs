@@ -178,10 +178,14 @@ fn fec_follows_the_loss_of_a_long_path_and_ends_some_time_after_it() {
         (path.protect(), path)
     };
     assert_eq!(each(1, 150).0, 0, "little is lost");
-    assert_eq!(each(10, 40).0, 0, "what is asked for comes soon");
-    let (light, heavy) = (each(4, 150).0, each(10, 150));
+    assert_eq!(each(8, 40).0, 0, "what is asked for comes soon");
+    assert_eq!(each(15, 40).0, 4, "unless that is lost too");
+    let (light, heavy) = (each(4, 150).0, each(8, 150));
     assert!((5..=8).contains(&light) && heavy.0 == 4, "{light}, {}", heavy.0);
     let mut path = heavy.1;
+    assert!(path.repeats_twice());
+    path.waiting.packets = 1;
+    assert!(!path.repeats_twice(), "a second copy is not to keep others waiting");
     path.round_trip = Some(Micros::from_millis(40));
     assert_eq!((0..20).take_while(|_| path.protect() == 4).count(), FEC_SECONDS as usize - 1);
     assert_eq!(path.protect(), 0);
