@@ -58,10 +58,12 @@ def searched(context, candidate, say):
 
 def candidates(options, peers):
     """What is searched, each with where to begin."""
+    # Who gives a worker a core of its own may let it look for packets without a pause.
+    on_loopback = [awake("distributary", 512), awake("distributary", 512, spin=SPIN_US)]
     if options.quick:
-        return [awake("distributary", 512), awake("distributary", 1024, sink=True), *(awake(peer, 64) for peer in peers)]
+        return [*on_loopback, awake("distributary", 1024, sink=True), *(awake(peer, 64) for peer in peers)]
     us = [
-        awake("distributary", 512),
+        *on_loopback,
         awake("distributary", 512, hold="adaptive"),
         *(awake("distributary", 1024, hold=hold, sink=True) for hold in ("off", "adaptive", "frame")),
         awake("distributary", 4096, media="audio", sink=True),
