@@ -105,7 +105,7 @@ declare! {
         HandedOver = "handed_over_datagrams", "Datagrams handed to the worker that owns their session.";
         NacksReceived = "received_nacks", "Sequence numbers that receivers asked to have retransmitted.";
         Retransmitted = "retransmitted_packets", "Packets retransmitted to receivers.";
-        FecSent = "sent_fec_packets", "Forward error correction packets sent to viewers on long and lossy paths.";
+        FecSent = "sent_fec_packets", "Forward error correction packets sent to viewers on paths that lose.";
         PathFeedback = "path_feedback", "Messages of viewers about their paths that were taken: transport-wide feedback, congestion control feedback (RFC 8888), REMB.";
         Paced = "paced_packets", "Packets that waited for their turn on a viewer's path.";
         Runs = "cached_runs", "Viewers that began with a cached key frame and what came after it: none was asked for.";

@@ -1,4 +1,4 @@
-//! Forward error correction towards a viewer on a long and lossy path: parity packets (RFC 5109, [`crate::wire::ulpfec`]) among those of
+//! Forward error correction towards a viewer on a path that loses: parity packets (RFC 5109, [`crate::wire::ulpfec`]) among those of
 //! its video, so that most of what is lost is there again without being asked for.
 //!
 //! It is ULPFEC in RED (RFC 5109 §14.1, RFC 2198) because that is what browsers as they are offer and decode; Chromium has FlexFEC behind
