@@ -468,8 +468,7 @@ impl Path {
     /// The path is long and loses so much that one repair in thirty or more would be lost as well, and another round trip be seen; or it
     /// loses so much that several in a row would be. Not beside TCP, whose full queue it is.
     pub fn repairs_twice(&self) -> bool {
-        let (loss, long) = (self.loss(), self.round_trip.is_some_and(|round_trip| round_trip > LONG));
-        (loss > VERY_LOSSY || (loss > LOSSY && long)) && !self.competes()
+        self.round_trip.is_some_and(|round_trip| loses_repairs(self.loss(), round_trip, LONG)) && !self.competes()
     }
 
     /// Once a second: for how many packets of video there is to be one of FEC, as the path loses; 0: none.
@@ -670,6 +669,11 @@ impl Path {
     pub fn give_up_probe(&mut self) {
         self.probe = None;
     }
+}
+
+/// Repairs are lost or late so often that it is seen: on a path that loses much, and on one longer than `long` that loses less.
+fn loses_repairs(loss: f64, round_trip: Micros, long: Micros) -> bool {
+    loss > VERY_LOSSY || (loss > LOSSY && round_trip > long)
 }
 
 impl Transport {

@@ -2,7 +2,7 @@
 //! FEC agreed it takes no account of the round trip at all), so that each one that FEC does not make needless is seen as a freeze. It is
 //! told by its header extension `playout-delay`: minimum and maximum, twelve bits each, in hundredths of a second.
 
-use super::{LOSSY, Micros, VERY_LOSSY};
+use super::{Micros, VERY_LOSSY, loses_repairs};
 
 /// After so many round trips, each with the time until the loss is noticed, and a little more.
 const ROUNDS: u64 = 1;
@@ -33,7 +33,7 @@ pub struct Playout {
 impl Playout {
     /// Once a second: follows the path. `loss`: of 1.
     pub fn follow(&mut self, loss: f64, round_trip: Option<Micros>) {
-        match round_trip.filter(|round_trip| loss > VERY_LOSSY || (loss > LOSSY && *round_trip > SEEN)) {
+        match round_trip.filter(|round_trip| loses_repairs(loss, *round_trip, SEEN)) {
             Some(round_trip) => {
                 let rounds = if loss > VERY_LOSSY { ROUNDS_OF_MANY } else { ROUNDS };
                 let wanted = ((rounds * (round_trip + NOTICED).0 + MORE.0) / UNIT).min(DELAY_MAX) as u16;
