@@ -83,13 +83,13 @@ fn share(seed: u64, viewers: usize, queue_millis: u64, latency_micros: u64) -> S
     shares
 }
 
-/// Jain's index that is wanted is 0.8, with all on the second encoding it is 0.85. Where the queue is no longer than the round trip it is not always
-/// reached (0.84 to 0.87 at 200 ms and a round trip of 50, 0.77 to 0.87 at 100 ms and 50, 0.87 to 0.89 at 100 ms and 20; at 50 ms it is not held
-/// here): there the others' cuts empty it, and viewers that take it for their own give way.
+/// Jain's index that is wanted is 0.8. With both viewers on the second encoding all the time it is 0.92; 0.89 to 0.92 are reached, and were 0.77 to
+/// 0.89 when layers followed each cut and frames left at once. A queue of 50 ms is not held here: where it is no longer than the round trip the
+/// others' cuts empty it, and viewers that take it for their own give way.
 #[test]
 fn nobody_starves_beside_tcp() {
     let unfair = RefCell::new(Vec::new());
-    for (queue_millis, latency_micros, least) in [(100, 10_000, 0.8), (100, 25_000, 0.7), (200, 25_000, 0.8)] {
+    for (queue_millis, latency_micros) in [(100, 10_000), (100, 25_000), (200, 25_000)] {
         for_seeds(&[301, 303, 305], |seed| {
             let shares = share(seed, 2, queue_millis, latency_micros);
             let path = format!("queue of {queue_millis} ms, round trip of {} ms", latency_micros / 500);
@@ -102,7 +102,7 @@ fn nobody_starves_beside_tcp() {
             if std::env::var_os("SIM_TRACE").is_some() {
                 eprintln!("{told}");
             }
-            if shares.jain() < least || shares.sounds_lost >= 0.05 {
+            if shares.jain() < 0.85 || shares.sounds_lost >= 0.05 {
                 unfair.borrow_mut().push(told);
             }
         });

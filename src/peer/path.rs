@@ -17,6 +17,10 @@
 //! no encoder follows the target: when 200 ms of it too much have left, only as much as the target leaves. A viewer of
 //! whose path nothing is known is not paced: that has agreed on feedback and sent none for a second.
 //!
+//! **Beside TCP** ([`crate::rtp::gcc::compete`]) the estimate sways as a window does. What may be sent is then its mean, as encodings of fixed
+//! rates cannot follow it and a picture that changes its layer each second is worse than either; and packets leave one by one: of those that
+//! reach a full queue together most are lost, and each such loss counts.
+//!
 //! **Losses** that feedback tells of are repaired without waiting for the request, on paths where that may be lost too
 //! ([`Path::take_lost`]; libwebrtc's `RtpVideoSender::OnPacketFeedbackVector` does so everywhere).
 //!
@@ -83,6 +87,8 @@ const FEC_EACH_MIN: f64 = 4.0;
 const FEC_EACH_MAX: f64 = 10.0;
 /// And is sent for so long after the path was last like that.
 const FEC_SECONDS: u8 = 10;
+/// Beside TCP: the time over which the estimate's mean is taken, some of a window's cuts.
+const SWAY: Micros = Micros::from_secs(3);
 /// A long queue.
 const FLOODED_MS: f64 = 50.0;
 /// And for so long it is taken for one when it was found to grow.
@@ -242,6 +248,9 @@ pub struct Path {
     /// Feedback messages since `counted`.
     messages: u32,
     counted: Micros,
+    /// Beside TCP what the estimate is on average, else 0; and when something was told.
+    mean: u64,
+    learned: Micros,
     /// Until then its queue has to drain.
     drained: Micros,
     /// And it is long: what is sent now may well find no place in it.
@@ -313,6 +322,8 @@ impl Path {
             round_trip: None,
             messages: 0,
             counted: Micros::ZERO,
+            mean: 0,
+            learned: Micros::ZERO,
             drained: Micros::ZERO,
             takes_repairs: sent().flat_map(|media| &media.codecs).any(|codec| codec.feedback.nack),
             flooded: false,
@@ -360,7 +371,7 @@ impl Path {
 
     /// Whether its queue is somebody else's: one that gives way to loss alone.
     pub fn competes(&self) -> bool {
-        self.transport.as_ref().is_some_and(|transport| transport.estimator.competes())
+        self.mean > 0
     }
 
     /// Losses of the last seconds, of 1.
@@ -454,7 +465,7 @@ impl Path {
             _ if self.heard => self.target * PACE_QUARTERS / 4,
             _ => self.target * FIRST_PACE_QUARTERS / 4,
         };
-        let burst = if self.flooded { PACKET } else { BURST_MIN.max((rate / BURST_PARTS) as i64) };
+        let burst = if self.flooded || self.competes() { PACKET } else { BURST_MIN.max((rate / BURST_PARTS) as i64) };
         self.budget = (self.budget + (rate * elapsed / 1_000_000) as i64).min(burst);
         let repeats_max = REPEATS_MIN.max((self.target * REPEATS_PERCENT / 200) as i64);
         self.repeats = (self.repeats + target * REPEATS_PERCENT as i64 / 100).min(repeats_max);
@@ -591,7 +602,11 @@ impl Path {
             self.round_trip = Some(self.round_trip.map_or(sample, |smooth| Micros((7 * smooth.0 + sample.0) / 8)));
         }
         self.heard = true;
-        let target = transport.estimator.target().0 / 8;
+        let estimate = transport.estimator.target().0 / 8;
+        let elapsed = now.since(std::mem::replace(&mut self.learned, now)).min(SWAY.0);
+        let mean = (self.mean * (SWAY.0 - elapsed) + estimate * elapsed) / SWAY.0;
+        self.mean = if transport.estimator.competes() { mean } else { 0 };
+        let target = estimate.max(self.mean);
         if (self.target - self.target.min(target)) * AIM_PARTS > self.target {
             self.drained = now + DRAIN;
             if transport.estimator.usage() == Usage::Over {
@@ -602,7 +617,7 @@ impl Path {
         self.target = target;
         transport.estimator.set_draining(now < self.drained);
         // What is told of a queue is as old as it is long. That of others does not drain if we hold back.
-        let long = !transport.estimator.competes() && transport.estimator.queue_ms() > FLOODED_MS;
+        let long = self.mean == 0 && transport.estimator.queue_ms() > FLOODED_MS;
         let long = long || self.fell.is_some_and(|at| now.since(at) < FLOODED.0);
         self.flooded = now < self.drained && long;
         self.take_probe(now);

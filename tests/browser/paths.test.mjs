@@ -43,14 +43,14 @@ const BITRATES = { q: 150_000, h: 600_000, f: 1_900_000 };
 const WIDTHS = { q: 240, h: 480, f: 960 };
 
 /** Waits until the three encodings come with about what they may have. Gives what the server measures of each. */
-async function simulcast(room) {
+async function simulcast(room, maxBitrates = BITRATES) {
   await publish(browser, server, room, {
-    codec: 'VP8', simulcast: true, width: 960, height: 540, frameRate: 20, detail: 150, maxBitrates: BITRATES,
+    codec: 'VP8', simulcast: true, width: 960, height: 540, frameRate: 20, detail: 150, maxBitrates,
   });
   let layers;
   await until('the publisher sends all three encodings', 40_000, async () => {
     layers = Object.fromEntries((await published(room)).layers.map(({ encoding, bitrates }) => [encoding, bitrates.reduce((a, b) => a + b)]));
-    return Object.entries(BITRATES).every(([rid, bitrate]) => layers[rid] > 0.6 * bitrate);
+    return Object.entries(maxBitrates).every(([rid, bitrate]) => layers[rid] > 0.6 * bitrate);
   }, () => JSON.stringify(layers));
   return layers;
 }
@@ -159,12 +159,11 @@ for (const delay of [15, 75]) {
 /** 1 if all get the same, 1 / n if one gets everything. */
 const jain = (shares) => shares.reduce((a, b) => a + b) ** 2 / (shares.length * shares.reduce((sum, share) => sum + share ** 2, 0));
 
-// With pictures of any rate the simulator's index is above 0.8 (bench/congestion, tcp-50 and tcp-200), with encodings of fixed rates where the queue is long
-// (tests/sharing.rs). Here 0.64 to 0.80 were seen, where both viewers on the second encoding make 0.67, and 0.43 to 0.45 before `gcc::equation`, when both
-// stayed on the smallest one.
+// In the simulator the index is above 0.85 (tests/sharing.rs; bench/congestion, tcp-50 and tcp-200). Here TCP is the kernel's CUBIC.
 test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { timeout: LONG ? 300_000 : 120_000 }, async () => {
   const room = 'shared';
-  const layers = await simulcast(room);
+  // Both viewers on the second encoding make an index of 0.87.
+  const layers = await simulcast(room, { ...BITRATES, h: 700_000 });
   const [relay, flow] = [await relayed({ delay: 10 }), await Flow.open()];
   const bottleneck = Bottleneck.start({ rate: 3_000_000, queue: 100, ports: [relay.port, flow.port] });
   started.push(flow, bottleneck);
@@ -179,9 +178,9 @@ test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { t
   const queue = [];
   const timer = setInterval(() => queue.push(bottleneck.look().ms), 250);
   try {
-    await pause(LONG ? 30_000 : 12_000);
+    await pause(20_000);
     const [from, before] = [Date.now(), await count()];
-    await pause(LONG ? 90_000 : 18_000);
+    await pause(LONG ? 90_000 : 25_000);
     const after = await count();
     const rates = after.bytes.map((bytes, i) => (8 * (bytes - before.bytes[i])) / (Date.now() - from));
     const concealed = after.seen.map((now, i) => (now.samplesConcealed - before.seen[i].samplesConcealed) / (now.samplesReceived - before.seen[i].samplesReceived));
@@ -191,7 +190,7 @@ test('two viewers and a TCP connection share 3 Mb/s, and sound stays whole', { t
     const told = JSON.stringify({ layers, kbps: rates.map(Math.round), jain: index, concealed, frames, targets, queue: [0.5, 0.95].map((share) => percentile(queue, share)) });
     console.log(told);
     server.note(told);
-    assert.ok(rates.every((rate) => rate > 80) && index > 0.5, `nobody ends with nothing: ${told}`);
+    assert.ok(index >= 0.8, `nobody starves: ${told}`);
     assert.ok(concealed.every((share) => share < 0.05), `sound is whole: ${told}`);
   } finally {
     clearInterval(timer);
