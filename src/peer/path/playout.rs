@@ -9,6 +9,8 @@ const ROUNDS: u64 = 1;
 const ROUNDS_OF_MANY: u64 = 3;
 const NOTICED: Micros = Micros::from_millis(20);
 const MORE: Micros = Micros::from_millis(60);
+/// What is lost again is asked for again only after so long: a browser that sends nothing knows no round trip, and libwebrtc takes it for this.
+const AGAIN: Micros = Micros::from_millis(100);
 /// With fewer losses, late repairs are seen from such round trips on.
 const SEEN: Micros = Micros::from_millis(40);
 /// For so long after the path was last like that.
@@ -36,7 +38,8 @@ impl Playout {
         match round_trip.filter(|round_trip| loses_repairs(loss, *round_trip, SEEN)) {
             Some(round_trip) => {
                 let rounds = if loss > VERY_LOSSY { ROUNDS_OF_MANY } else { ROUNDS };
-                let wanted = ((rounds * (round_trip + NOTICED).0 + MORE.0) / UNIT).min(DELAY_MAX) as u16;
+                let again = (rounds - 1) * (round_trip.max(AGAIN) + NOTICED).0;
+                let wanted = (((round_trip + NOTICED + MORE).0 + again) / UNIT).min(DELAY_MAX) as u16;
                 if wanted.abs_diff(self.delay) > STEP {
                     self.delay = wanted;
                 }
