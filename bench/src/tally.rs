@@ -2,6 +2,7 @@
 
 /// Packets below the highest of which it is known whether they came.
 const WINDOW: u64 = 1024;
+const NOT_YET: u64 = u64::MAX;
 const WORDS: usize = (WINDOW / 64) as usize;
 
 /// One stream of one viewer.
@@ -9,6 +10,8 @@ const WORDS: usize = (WINDOW / 64) as usize;
 pub struct Tally {
     /// Extended sequence number of the newest packet; 0 before the first.
     highest: u64,
+    /// The first that counts: what is older, and comes late or again, was not expected.
+    first: u64,
     seen: [u64; WORDS],
     pub received: u64,
     pub duplicates: u64,
@@ -34,6 +37,7 @@ impl Tally {
     pub fn arrived(&mut self, number: u16) -> Arrival {
         if self.highest == 0 {
             self.highest = 1 << 32 | u64::from(number);
+            self.first = self.highest;
             self.seen = [0; WORDS];
             self.mark(self.highest);
             self.received += 1;
@@ -47,6 +51,9 @@ impl Tally {
                 self.clear(skipped);
             }
             self.highest = extended;
+            if self.first == NOT_YET {
+                self.first = extended;
+            }
             self.mark(extended);
             self.received += 1;
             return Arrival::Next { missing };
@@ -60,7 +67,7 @@ impl Tally {
             return Arrival::Duplicate;
         }
         self.mark(extended);
-        self.received += 1;
+        self.received += u64::from(extended >= self.first);
         self.reordered += 1;
         Arrival::Late
     }
@@ -68,7 +75,8 @@ impl Tally {
     /// A packet that came by retransmission; false if it was there already.
     pub fn recovered(&mut self, number: u16) -> bool {
         let extended = self.extend(number);
-        if self.highest == 0 || extended > self.highest || self.highest - extended >= WINDOW || self.is_marked(extended) {
+        let expected = (self.first..=self.highest).contains(&extended) && self.highest - extended < WINDOW;
+        if !expected || self.is_marked(extended) {
             return false;
         }
         self.mark(extended);
@@ -79,7 +87,7 @@ impl Tally {
     /// Counts anew from the next packet on, which must be newer than all before.
     pub fn restart(&mut self) {
         let Tally { highest, seen, .. } = *self;
-        *self = Tally { highest, seen, ..Tally::default() };
+        *self = Tally { highest, first: NOT_YET, seen, ..Tally::default() };
     }
 
     /// Extended highest sequence number of a report block (RFC 3550 §6.4.1).
@@ -130,6 +138,15 @@ mod tests {
         tally.arrived(10);
         tally.arrived(13);
         assert!(tally.recovered(12) && !tally.recovered(12) && !tally.recovered(14) && !tally.recovered(10));
+        assert_eq!(tally.received, 3);
+        // Of what came before the first, or before counting began, nothing was expected.
+        assert!(!tally.recovered(9));
+        tally.restart();
+        assert!(!tally.recovered(11));
+        assert_eq!(tally.arrived(15), Arrival::Next { missing: 1 });
+        assert!(!tally.recovered(14));
+        tally.arrived(17);
+        assert!(tally.recovered(16));
         assert_eq!(tally.received, 3);
     }
 

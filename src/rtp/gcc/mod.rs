@@ -58,6 +58,8 @@ const STANDING: Micros = Micros::from_millis(50);
 /// Packets over which it is told how many are lost by chance, and the most that are taken for that.
 const CHANCE_PACKETS: f64 = 1_000.0;
 const CHANCE_MAX: f64 = 0.1;
+/// And of a probe's; less does not keep it from being judged, and may be a short queue's.
+const PROBE_CHANCE: (f64, f64) = (0.05, 0.25);
 /// Less than this can be repaired: losses alone do not leave a viewer without a picture.
 const BEARABLE_LOSS: f64 = 0.3;
 /// A shorter queue has drained.
@@ -209,6 +211,7 @@ impl Estimator {
         self.rate.set_round_trip(round_trip);
         self.rate.set_shown(self.prober.refuted(now));
         let mut probed: Option<Bitrate> = None;
+        let chance = if self.chance < PROBE_CHANCE.0 { 0.0 } else { self.chance.min(PROBE_CHANCE.1) };
         let (mut over, mut lost, mut newest) = (false, 0u32, Micros::ZERO);
         let mut packets = 0u32;
         for Outcome { sent, arrived, bytes, cluster } in outcomes {
@@ -233,7 +236,7 @@ impl Estimator {
                 over |= self.trendline.usage() == Usage::Over;
             }
             if cluster != 0
-                && let Some(rate) = self.prober.packet(cluster, sent, arrived, bytes, now)
+                && let Some(rate) = self.prober.packet(cluster, sent, arrived, bytes, chance, now)
             {
                 probed = Some(rate);
             }

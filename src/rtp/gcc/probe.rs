@@ -133,8 +133,9 @@ impl Prober {
         }
     }
 
-    /// A packet of a cluster arrived. Gives the rate that the cluster has shown, once enough of it has come.
-    pub fn packet(&mut self, id: u32, sent: Micros, arrived: Micros, bytes: usize, now: Micros) -> Option<Bitrate> {
+    /// A packet of a cluster arrived. Gives the rate that the cluster has shown, once enough of it has come. `chance`: that a packet is lost by,
+    /// of 1; so much of a cluster is missing whatever the path carries.
+    pub fn packet(&mut self, id: u32, sent: Micros, arrived: Micros, bytes: usize, chance: f64, now: Micros) -> Option<Bitrate> {
         self.seen.retain(|seen| now.since(seen.told) < CLUSTER_TIMEOUT);
         let seen = self.seen.iter_mut().find(|seen| seen.cluster.id == id)?;
         if seen.packets == 0 {
@@ -151,7 +152,7 @@ impl Prober {
             (seen.arrived.0, seen.first_bytes) = (arrived, bytes);
         }
         seen.arrived.1 = seen.arrived.1.max(arrived);
-        let rate = shown(seen)?;
+        let rate = shown(seen, chance)?;
         if let Some((_, next)) = self.wanted.take_if(|(wanted, _)| *wanted == id) {
             self.refuted = (rate < next).then_some((rate, now));
             self.want_interval = if rate < next { (self.want_interval * 2).min(WANT_INTERVAL.1) } else { WANT_INTERVAL.0 };
@@ -193,9 +194,10 @@ impl Prober {
 }
 
 /// The rate at which a cluster went through, if enough of it did.
-fn shown(seen: &Seen) -> Option<Bitrate> {
-    let enough = f64::from(seen.packets) >= RECEIVED_MIN * f64::from(seen.cluster.packets)
-        && seen.bytes as f64 >= RECEIVED_MIN * seen.cluster.bytes as f64;
+fn shown(seen: &Seen, chance: f64) -> Option<Bitrate> {
+    let least = RECEIVED_MIN * (1.0 - chance);
+    let enough = f64::from(seen.packets) >= least * f64::from(seen.cluster.packets)
+        && seen.bytes as f64 >= least * seen.cluster.bytes as f64;
     let (sending, receiving) = (seen.sent.1.since(seen.sent.0), seen.arrived.1.since(seen.arrived.0));
     if !enough || sending == 0 || receiving == 0 || sending > INTERVAL_MAX || receiving > INTERVAL_MAX {
         return None;
@@ -208,7 +210,7 @@ fn shown(seen: &Seen) -> Option<Bitrate> {
         return None;
     }
     let found = if received < SATURATED_BELOW * sent { SATURATED_TARGET * received } else { sent.min(received) };
-    Some(Bitrate(found as u64))
+    Some(Bitrate((found / (1.0 - chance)) as u64))
 }
 
 #[cfg(test)]
@@ -224,9 +226,27 @@ mod tests {
         let mut found = None;
         for index in 0..u64::from(packets) {
             let (sent, arrived) = (now + Micros(index * gap), now + Micros(30_000 + index * on_path));
-            found = prober.packet(cluster.id, sent, arrived, 1200, now + Micros::from_millis(60)).or(found);
+            found = prober.packet(cluster.id, sent, arrived, 1200, 0.0, now + Micros::from_millis(60)).or(found);
         }
         found
+    }
+
+    #[test]
+    fn what_is_lost_by_chance_is_missing_from_clusters_too() {
+        let shown = |chance| {
+            let mut prober = Prober::new(Bitrate::kbps(300), Bitrate::kbps(20_000), Micros::ZERO);
+            let cluster = prober.next_cluster().unwrap();
+            // One of four is lost.
+            let arrived = (0..8u64).filter(|index| index % 4 != 2);
+            arrived.fold(None, |found, index| {
+                let (sent, now) = (Micros(index * 8_000), Micros::from_millis(150));
+                prober.packet(cluster.id, sent, sent + Micros(30_000), cluster.bytes / 8, chance, now).or(found)
+            })
+        };
+        assert_eq!(shown(0.0), None, "too little of it came");
+        // 312 bytes each 8 ms.
+        let rate = shown(0.25).unwrap();
+        assert!((Bitrate::kbps(280)..Bitrate::kbps(343)).contains(&rate), "{rate:?}");
     }
 
     #[test]
@@ -303,8 +323,8 @@ mod tests {
         for index in 0..20 {
             // Ten times as fast as sent, and an id that was never given.
             let (sent, arrived) = (Micros(index * 3_200), Micros(30_000 + index * 320));
-            assert_eq!(prober.packet(cluster.id, sent, arrived, 1200, Micros(60_000)), None);
-            assert_eq!(prober.packet(77, sent, sent, 1200, Micros(60_000)), None);
+            assert_eq!(prober.packet(cluster.id, sent, arrived, 1200, 0.0, Micros(60_000)), None);
+            assert_eq!(prober.packet(77, sent, sent, 1200, 0.0, Micros(60_000)), None);
         }
     }
 }
