@@ -2,8 +2,9 @@
 
 /// Packets below the highest of which it is known whether they came.
 const WINDOW: u64 = 1024;
-const NOT_YET: u64 = u64::MAX;
 const WORDS: usize = (WINDOW / 64) as usize;
+/// [`Tally::first`] until the first packet that counts.
+const NOT_YET: u64 = u64::MAX;
 
 /// One stream of one viewer.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +73,7 @@ impl Tally {
         Arrival::Late
     }
 
-    /// A packet that came by retransmission; false if it was there already.
+    /// A packet that came by retransmission; false if it was there already, or is one that was not expected.
     pub fn recovered(&mut self, number: u16) -> bool {
         let extended = self.extend(number);
         let expected = (self.first..=self.highest).contains(&extended) && self.highest - extended < WINDOW;

@@ -27,9 +27,11 @@
 //! What a viewer tells is not believed where it cannot be true: reports about packets that were never sent are dropped whole, what was
 //! told once is not taken again, and there is a bound on how often it may tell. What remains may raise or lower its own estimate.
 
+use std::mem::offset_of;
+
 use arrayvec::ArrayVec;
 
-use crate::limits::{DATAGRAM_BYTES_MAX, PATH_FEEDBACK, PATH_HISTORY};
+use crate::limits::{CACHE_LINE_BYTES, DATAGRAM_BYTES_MAX, PATH_FEEDBACK, PATH_HISTORY};
 use crate::metrics::DropReason;
 use crate::rtp::allocate::Steadiness;
 use crate::rtp::config::{Direction, MediaConfig};
@@ -215,7 +217,7 @@ pub struct PathStats {
     pub waiting_bytes: u32,
 }
 
-/// The path to a viewer. Its first cache lines are what each packet touches, beside one of the history.
+/// The path to a viewer. Its first two cache lines are what each packet touches, beside one of the history.
 #[repr(C, align(64))]
 pub struct Path {
     /// Bytes that may leave now; negative after more has left.
@@ -241,6 +243,13 @@ pub struct Path {
     heard: bool,
     /// On the worker's list of those that wait or probe.
     pub listed: bool,
+    /// Its queue is long while it has to drain: what is sent now may well find no place in it.
+    flooded: bool,
+    /// Until then its queue has to drain.
+    drained: Micros,
+    /// Beside TCP what the estimate is on average, else 0.
+    mean: u64,
+
     /// Waits for media to flow; since when.
     probe_next: Option<(Cluster, Micros)>,
     probe: Option<Probe>,
@@ -248,13 +257,8 @@ pub struct Path {
     /// Feedback messages since `counted`.
     messages: u32,
     counted: Micros,
-    /// Beside TCP what the estimate is on average, else 0; and when something was told.
-    mean: u64,
+    /// When something was told that was new.
     learned: Micros,
-    /// Until then its queue has to drain.
-    drained: Micros,
-    /// And it is long: what is sent now may well find no place in it.
-    flooded: bool,
     /// Its viewer may ask for packets again (NACK), and so takes them.
     takes_repairs: bool,
     /// Packets of video for each of FEC (0: none), and seconds for which that goes on.
@@ -267,6 +271,7 @@ pub struct Path {
 }
 
 const _: () = assert!(size_of::<Path>() + size_of::<Transport>() <= 8 * 1024);
+const _: () = assert!(offset_of!(Path, mean) + size_of::<u64>() <= 2 * CACHE_LINE_BYTES);
 
 /// A packet that is about to leave over a path.
 pub struct Leaving<'a> {
@@ -317,16 +322,16 @@ impl Path {
             repeats: REPEATS_MIN,
             heard: false,
             listed: false,
+            flooded: false,
+            drained: Micros::ZERO,
+            mean: 0,
             probe_next: None,
             probe: None,
             round_trip: None,
             messages: 0,
             counted: Micros::ZERO,
-            mean: 0,
             learned: Micros::ZERO,
-            drained: Micros::ZERO,
             takes_repairs: sent().flat_map(|media| &media.codecs).any(|codec| codec.feedback.nack),
-            flooded: false,
             protection: (0, 0),
             fell: None,
             aimed: (0, Micros::ZERO),
