@@ -20,6 +20,8 @@ DEFAULTS = {
     "gro": True,
     "rooms": 1,
     "hold": "off",
+    # Milliseconds that the hold waits at most.
+    "max_hold": 15,
     "io": "uring",
     "workers": 1,
     "sink": False,
@@ -68,6 +70,7 @@ def measure(context, cell, seconds=None):
         try:
             if ours(cell):
                 environment |= {"DISTRIBUTARY_MEDIA_HOLD": cell["hold"], "DISTRIBUTARY_MEDIA_SPIN_US": str(cell["spin"])}
+                environment |= {"DISTRIBUTARY_MEDIA_MAX_HOLD_MS": str(cell["max_hold"])}
                 command += ["--server-binary", str(context.binaries / "distributary"), "--io", cell["io"]]
                 command += ["--workers", str(cell["workers"])]
                 command += ["--server-cores", ",".join(map(str, context.cores[: cell["workers"]]))]
