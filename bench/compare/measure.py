@@ -20,8 +20,8 @@ DEFAULTS = {
     "gro": True,
     "rooms": 1,
     "hold": "off",
-    # Milliseconds that the hold waits at most.
-    "max_hold": 15,
+    # Milliseconds that the hold waits at most. 0: as the server does by itself.
+    "max_hold": 0,
     "io": "uring",
     "workers": 1,
     "sink": False,
@@ -70,11 +70,11 @@ def measure(context, cell, seconds=None):
         try:
             if ours(cell):
                 environment |= {"DISTRIBUTARY_MEDIA_HOLD": cell["hold"], "DISTRIBUTARY_MEDIA_SPIN_US": str(cell["spin"])}
-                environment |= {"DISTRIBUTARY_MEDIA_MAX_HOLD_MS": str(cell["max_hold"])}
                 command += ["--server-binary", str(context.binaries / "distributary"), "--io", cell["io"]]
                 command += ["--workers", str(cell["workers"])]
                 command += ["--server-cores", ",".join(map(str, context.cores[: cell["workers"]]))]
                 command += ["--sink"] if cell["sink"] else []
+                command += [f"--server-argument=--max-hold-ms={cell['max_hold']}"] if cell["max_hold"] else []
             else:
                 server = Server(context.commands[cell["who"]], context.cores[0], log)
                 command += ["--url", server.url, "--server-pid", str(server.pid)]

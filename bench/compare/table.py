@@ -1,6 +1,6 @@
 """The results as Markdown."""
 
-from measure import DEFAULTS, LOSS_MAX, P99_MS_MAX, ours
+from measure import LOSS_MAX, P99_MS_MAX, ours
 
 SIZES = ["1200", "120"]
 CELLS = ["us", "beside", "saturation", "scaling", "latency", "storm", "memory"]
@@ -25,7 +25,7 @@ def server(cell):
 
 
 def hold(cell):
-    text = f"hold {cell['hold']}" + (f" up to {cell['max_hold']} ms" if cell["max_hold"] != DEFAULTS["max_hold"] else "")
+    text = f"hold {cell['hold']}" + (f" up to {cell['max_hold']} ms" if cell["max_hold"] else "")
     text += "" if cell["gro"] else ", viewers without UDP_GRO"
     return text + (f", spin {cell['spin']} µs" if cell["spin"] else "") + (", sink" if cell["sink"] else "")
 
