@@ -37,7 +37,7 @@ use pump::Pump;
 use signal::Told;
 
 /// Without media before the measurement begins, so that it begins at the same packet for all.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_secs(1);
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
 /// What the threads of a run share.

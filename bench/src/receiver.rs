@@ -214,7 +214,7 @@ impl Worker {
         {
             self.fail(format!("UDP_GRO: {error}; try --no-gro"));
         }
-        if viewer.in_sample
+        if viewer.asks_when()
             && let Err(error) = sys::enable_timestamps(&socket)
         {
             self.fail(format!("timestamps: {error}"));

@@ -30,6 +30,7 @@ pub struct Report {
     pub server_socket_drops: Option<u64>,
     pub duplicates: u64,
     pub reordered: u64,
+    /// Probes among them, and unlike the others since the viewers joined.
     pub retransmissions: u64,
     pub recovered: u64,
     pub ssrc_changes: u64,

@@ -132,6 +132,12 @@ impl Viewer {
         }
     }
 
+    /// Whether it matters when a packet came to the socket. To who tells of arrivals it does: those of one reading would all seem to have come
+    /// at once, and a server does not believe that of a path.
+    pub fn asks_when(&self) -> bool {
+        self.in_sample || self.arrivals.is_some()
+    }
+
     pub fn due(&self) -> u64 {
         self.transport.due().min(self.next_report)
     }
@@ -159,7 +165,8 @@ impl Viewer {
 
     /// The measurement begins: what comes from now on counts.
     pub fn restart(&mut self) {
-        self.counts = Counts::default();
+        // Probes come as a viewer joins, before anything is measured.
+        self.counts = Counts { retransmissions: self.counts.retransmissions, ..Counts::default() };
         for stream in &mut self.streams {
             stream.tally.restart();
             stream.first_number = None;

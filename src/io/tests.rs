@@ -346,8 +346,8 @@ fn no_wake_up_is_lost() {
                 waker.wake();
             }
         });
-        let start = Instant::now();
         for n in 0..TRIES {
+            let start = Instant::now();
             answer.send(n).unwrap();
             while !item.swap(false, Ordering::AcqRel) {
                 worker.io.prepare_sleep();
@@ -355,8 +355,8 @@ fn no_wake_up_is_lost() {
                 let wait = if item.load(Ordering::Acquire) { Duration::ZERO } else { Duration::from_secs(10) };
                 worker.io.receive(&mut worker.received, wait, &worker.metrics);
             }
+            assert!(start.elapsed() < SOON, "{kind:?}: {:?}", start.elapsed());
         }
-        assert!(start.elapsed() < Duration::from_secs(8), "{kind:?}: {:?}", start.elapsed());
         assert!(worker.metrics.get(Counter::Wakeups) > 0);
         drop(answer);
         other.join().unwrap();
@@ -376,16 +376,20 @@ fn a_wait_ends_by_a_waker_a_datagram_or_in_time() {
         assert!(start.elapsed() >= Duration::from_millis(29), "{kind:?}: {:?}", start.elapsed());
         assert_eq!(worker.metrics.get(Counter::Wakeups), 0);
 
+        // Again and again: it may find the worker still awake.
+        let (end, ended) = mpsc::channel::<()>();
         let other = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(30));
-            waker.wake();
+            while ended.recv_timeout(Duration::from_millis(30)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                waker.wake();
+            }
         });
         let start = Instant::now();
         worker.io.prepare_sleep();
         worker.io.receive(&mut worker.received, SOON, &worker.metrics);
         assert!(start.elapsed() < Duration::from_secs(1));
-        assert_eq!(worker.metrics.get(Counter::Wakeups), 1);
+        drop(end);
         other.join().unwrap();
+        assert_eq!(worker.metrics.get(Counter::Wakeups), 1);
 
         let to = worker.address;
         let other = thread::spawn(move || {
