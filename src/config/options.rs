@@ -124,7 +124,7 @@ options! {
     media_max_hold_ms: u16 = 15, "media.max_hold_ms", Some("max-hold-ms"), (1, 100), "15",
         "Milliseconds that a packet waits for the rest of its frame at most.";
     media_bandwidth_estimation: Estimation = Estimation::On, "media.bandwidth_estimation", Some("bandwidth-estimation"), ANY, "\"on\"",
-        "Whether viewers are asked what their paths carry (transport-wide feedback, RFC 8888's, or REMB), and what they are sent is paced accordingly. off: everything leaves at once, as it comes.";
+        "Whether viewers are asked what their paths carry (transport-wide feedback, RFC 8888's, or REMB), and what they are sent is paced accordingly; who takes sound alone is not asked. off: everything leaves at once, as it comes.";
     media_spin_us: u16 = 0, "media.spin_us", Some("spin-us"), (0, 50_000), "0",
         "Microseconds that a worker goes on looking for packets before it sleeps. It saves the time to wake up, and takes a core whole while there is traffic: for workers with cores of their own. Not counted as load.";
     media_external_ips: Vec<IpAddr> = Vec::new(), "media.external_ips", Some("external-ip"), ANY, "[\"203.0.113.7\"]",

@@ -361,7 +361,10 @@ fn accept(
     }
     check_conflicts(&accepted)?;
     if ways != Ways::Only(Purpose::Publish) {
-        stream::settle_feedback(&mut accepted, policy);
+        // Of sound alone nothing can be adapted to what a path carries, and what it loses is told by receiver reports. Chromium would tell
+        // sixteen times a second. A member may be sent pictures yet; a viewer is sent what it has asked for once.
+        let adapts = ways == Ways::Each || accepted.iter().any(|accepted| accepted.config.kind == MediaKind::Video);
+        stream::settle_feedback(&mut accepted, policy.estimates() && adapts);
     }
     for accepted in accepted.iter_mut().filter(|accepted| accepted.config.direction == Direction::SendOnly) {
         let before = previous.iter().find(|(mid, _)| *mid == accepted.config.mid).map(|(_, stream)| *stream);

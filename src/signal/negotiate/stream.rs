@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use super::error::NegotiateError;
 use super::offer::{Extmap, Media, OfferedRid};
 use super::write::Accepted;
-use super::{CodecPolicy, Purpose, codec::AgreedCodec};
+use super::{Purpose, codec::AgreedCodec};
 use crate::rtp::config::{self, Codec, Direction, MediaKind, StreamPair};
 use crate::units::Ssrc;
 use crate::wire::extension::ExtensionKind::{self, DependencyDescriptor};
@@ -162,7 +162,7 @@ impl BundleExtensions {
     }
 }
 
-/// How a viewer tells what its path carries: by transport-wide feedback where numbers may be written, else by congestion control
+/// How a viewer tells what its path carries, if it is to: by transport-wide feedback where numbers may be written, else by congestion control
 /// feedback (RFC 8888), else by REMB, else not at all. Of those offered one is answered, as RFC 8888 §6 asks for. Transport-wide
 /// feedback comes first: it counts all streams as one, its times are four times as fine, and it is what has been tried with browsers.
 ///
@@ -171,19 +171,18 @@ impl BundleExtensions {
 /// way: it has RTX, and the codecs of it that have none lose their `nack`; or no codec of it has `nack`. Dependency descriptors tell
 /// what the viewer gets when they are written, so it is the same with them; but they are given up rather than `nack`. And what is
 /// told by a stream's own numbers (RFC 8888) must be told of one sending each: it is asked for where numbers could be written.
-pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
+pub fn settle_feedback(accepted: &mut [Accepted], estimates: bool) {
     let sent_once = |line: &Accepted| {
         let codecs = &line.config.codecs;
         codecs.iter().any(|codec| codec.rtx.is_some()) || !codecs.iter().any(|codec| codec.feedback.nack)
     };
     let numbered = |line: &Accepted| {
-        policy.estimates()
+        estimates
             && line.config.extensions.id(ExtensionKind::TransportSequence).is_some()
             && line.config.codecs.iter().all(|codec| codec.feedback.transport_cc)
             && sent_once(line)
     };
-    let by_stream =
-        |line: &Accepted| policy.estimates() && line.config.codecs.iter().all(|codec| codec.feedback.ccfb) && sent_once(line);
+    let by_stream = |line: &Accepted| estimates && line.config.codecs.iter().all(|codec| codec.feedback.ccfb) && sent_once(line);
     let is_sent = |line: &&Accepted| line.config.direction == Direction::SendOnly;
     let any_numbered = accepted.iter().filter(is_sent).any(numbered);
     let any_by_stream = !any_numbered && accepted.iter().filter(is_sent).any(by_stream);
@@ -200,7 +199,7 @@ pub fn settle_feedback(accepted: &mut [Accepted], policy: &CodecPolicy) {
         for config in line.config.codecs.iter_mut().chain(line.codecs.iter_mut().map(|codec| &mut codec.config)) {
             (config.feedback.transport_cc, config.feedback.ccfb) = (numbered, by_stream);
             config.feedback.nack &= !(numbered || by_stream) || config.rtx.is_some();
-            config.feedback.remb &= policy.estimates() && !(any_numbered || any_by_stream);
+            config.feedback.remb &= estimates && !(any_numbered || any_by_stream);
         }
     }
 }

@@ -533,6 +533,22 @@ fn opus_parameters_are_repeated() {
 }
 
 #[test]
+fn of_sound_alone_no_path_is_estimated() {
+    for (name, offer) in VIEWERS {
+        // What a viewer offers who wants no picture.
+        let (audio, _) = offer.split_once("m=video").unwrap();
+        let audio = audio.replace("a=group:BUNDLE 0 1", "a=group:BUNDLE 0");
+        let agreed = negotiate(&audio, Purpose::Watch).unwrap_or_else(|error| panic!("{name}: {error}"));
+        check_invariants(&audio, Purpose::Watch, &agreed);
+        let feedback = agreed.media[0].codecs[0].feedback;
+        assert!(!feedback.transport_cc && !feedback.ccfb && !feedback.remb, "{name}: {feedback:?}");
+        assert!(!agreed.answer.contains("transport-"), "{name}: {}", agreed.answer);
+        assert_eq!(agreed.media[0].codecs[0].red.is_some(), offer.contains("a=rtpmap:63 red/48000/2"), "{name}");
+    }
+    assert!(negotiate(VIEWERS[0].1, Purpose::Watch).unwrap().media[0].codecs[0].feedback.transport_cc, "beside a picture it is");
+}
+
+#[test]
 fn sound_is_redundant_where_it_is_offered() {
     for (name, offer) in VIEWERS {
         let audio = negotiate(offer, Purpose::Watch).unwrap().media[0].codecs[0];
