@@ -18,7 +18,8 @@ use crate::sink::Sink;
 use crate::viewer::{Counts, Milestones};
 use crate::{storm, sys, transport};
 
-/// When nothing has come for so long, all has come (short, as the server's CPU time is counted to its end); and how long an overloaded server may take to get there.
+/// When nothing has come for so long, all has come; short, as the server's CPU time is counted to its end. And how long an overloaded
+/// server may take to get there.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(300);
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long after the measurement began a storm begins.

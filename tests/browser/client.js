@@ -221,9 +221,11 @@
     pc.ontrack = ({ track }) => { video.srcObject.addTrack(track); video.play().catch(() => {}); };
     const sound = pc.addTransceiver('audio', { direction: 'recvonly' });
     if (options.plainSound) withoutRed(sound);
-    const transceiver = options.soundAlone ? undefined : pc.addTransceiver('video', { direction: 'recvonly' });
-    if (transceiver && options.codec) prefer(transceiver, options.codec, options.fec);
-    if (options.dependencyDescriptor !== undefined) offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
+    if (!options.soundAlone) {
+      const transceiver = pc.addTransceiver('video', { direction: 'recvonly' });
+      if (options.codec) prefer(transceiver, options.codec, options.fec);
+      if (options.dependencyDescriptor !== undefined) offerDependencyDescriptor(transceiver, options.dependencyDescriptor);
+    }
     const session = await negotiate(pc, options);
     window.session = { pc, ...session, end: () => video.remove() };
     await connected(pc, options.connectMs);
@@ -289,9 +291,10 @@
       samplesConcealed: sum('inbound-rtp', 'audio', 'concealedSamples'),
       audioBytes: sum('inbound-rtp', 'audio', 'bytesReceived'),
       audioLost: sum('inbound-rtp', 'audio', 'packetsLost'),
-      // Of sound, video and all else; and what is sent, RTCP for the most part where nothing is published.
-      told: transport.packetsSent,
+      // Of sound, video and all else.
       bytesReceived: transport.bytesReceived,
+      // RTCP, but for the handshake, where nothing is published.
+      told: transport.packetsSent,
       srtpCipher: transport.srtpCipher,
       dtlsVersion: transport.tlsVersion,
     };
